@@ -1,0 +1,1 @@
+"""Generation: sequences, memory, schedule, step loop."""

@@ -1,0 +1,1 @@
+"""Arithmetic of models, and where their files come from."""

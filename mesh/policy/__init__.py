@@ -1,0 +1,1 @@
+"""Decisions about one request: time, room, order, place, attempts."""

@@ -1,0 +1,1 @@
+"""Bytes and messages between nodes, without a socket."""

@@ -1,0 +1,1 @@
+"""Programs for people; each runs as `python -m tools.NAME`."""
