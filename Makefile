@@ -1,0 +1,52 @@
+# Everything here needs only make and Python 3.11 or later; `make` alone lists the targets.
+
+PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3; do \
+	$$one -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$one && break; done)
+VENV   := .venv
+PY     := $(VENV)/bin/python
+CACHE  := $(if $(MESH_CACHE),$(MESH_CACHE),$(HOME)/.cache/mesh)
+PINNED := $(VENV)/.pinned
+INDEX  := $(CACHE)/index/stdlib/meta.json
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test check format lock bench clean
+
+help:   ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(PINNED) models $(INDEX)   ## virtual environment, pinned packages, models, index
+
+demo: setup   ## three nodes answer questions; Q="…" asks your own
+	@$(PY) -m tools.demo $(if $(Q),"$(subst ",\",$(Q))")
+
+test: setup check   ## everything that must pass, in under five minutes
+	@$(PY) -m pytest -q --durations=5
+
+check: $(PINNED)   ## lint, format and types
+	@$(VENV)/bin/ruff check --quiet
+	@$(VENV)/bin/ruff format --check --quiet
+	@$(VENV)/bin/mypy --no-error-summary
+
+format: $(PINNED)   ## write the format that `make check` wants
+	@$(VENV)/bin/ruff check --fix --quiet; $(VENV)/bin/ruff format --quiet
+
+lock: $(PINNED)   ## resolve and pin all packages anew
+	@$(PY) -m tools.lock
+
+clean:   ## remove what the targets above made here (not ~/.cache/mesh)
+	rm -rf $(VENV) var output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(PINNED): requirements.lock
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or later is needed; name one with PYTHON=…" >&2; exit 1; }
+	@echo "setup 1/3  packages into $(VENV) (a few minutes the first time)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --progress-bar on --no-compile -r requirements.lock
+	@touch $@
+
+.PHONY: models
+models: $(PINNED)
+	@$(PY) -m tools.models
+
+$(INDEX): | $(PINNED) models
+	@echo "setup 3/3  index of the standard library's documentation (about a minute)"
+	@$(PY) -m tools.corpus
