@@ -1,0 +1,90 @@
+"""Runs the five-layer tensor engine on a batch of inputs, whole or by columns of W.
+
+Shell: a role. Without `parts` it answers a whole request. With `parts = n` and `part = i` it
+holds only its share of W's columns and answers one layer of them: whoever asks all parts and
+joins their columns, five times over, has what the whole engine answers, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mesh.errors import SetupError, Unprocessable
+from mesh.models.tensor import WIDTH, Layers, columns_of, enter, forward
+from mesh.roles.base import Context, Role
+from mesh.wire.messages import Fields
+
+
+class Tensor(Role):
+    """`input_data`, numbers in a list or array of any shape, to `output_data`.
+
+    Only the first 1024 numbers count; fewer are padded with zeros. A part takes and gives
+    the 1024 values between two layers, of which it gives its own columns.
+    """
+
+    takes: ClassVar[Mapping[str, Any]] = {"input_data": Any}
+    gives: ClassVar[tuple[str, ...]] = ("output_data",)
+    options: ClassVar[Mapping[str, Any]] = {"shard": 0, "part": 0, "parts": 1}
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        chosen = {**self.options, **context.options}
+        self._shard, self._part, self._parts = (chosen[key] for key in ("shard", "part", "parts"))
+        if not 0 <= self._part < self._parts <= WIDTH:
+            raise SetupError(
+                f"roles.{context.role}: expected 0 <= part < parts <= {WIDTH}, "
+                f"found part = {self._part}, parts = {self._parts}"
+            )
+
+    def load(self) -> None:
+        """Draw W, and keep the columns that are this role's."""
+        self._layers = Layers(self._shard, columns_of(self._part, self._parts))
+
+    def run(self, batch: Sequence[Fields]) -> Sequence[Fields | Exception]:
+        """Answer the readable items in one product; the others with what is wrong with them."""
+        read = [_read(item["input_data"]) for item in batch]
+        rows = [row for row in read if isinstance(row, np.ndarray)]
+        if not rows:
+            return [row for row in read if isinstance(row, Exception)]
+        outputs = iter(self._compute(np.stack(rows)))
+        return [
+            row if isinstance(row, Exception) else {"output_data": next(outputs)} for row in read
+        ]
+
+    def _compute(self, rows: np.ndarray) -> np.ndarray:
+        if self._parts == 1:
+            return forward(self._layers, rows)
+        return self._layers.step(*enter(rows))
+
+    def statistics(self) -> dict[str, Any]:
+        """Return which weights this role holds."""
+        return {
+            "shard": self._shard,
+            "part": self._part,
+            "parts": self._parts,
+            "weights_bytes": self._layers.resident_bytes,
+        }
+
+
+def _read(values: Any) -> np.ndarray | Unprocessable:
+    """Return the first WIDTH numbers as a row, padded with zeros, or what is wrong with them."""
+    head = values.reshape(-1)[:WIDTH] if isinstance(values, np.ndarray) else _head(values)
+    try:
+        given = np.asarray(head, dtype=np.float64)
+    except (TypeError, ValueError):
+        return Unprocessable("input_data: expected numbers, found something else among them")
+    if given.ndim != 1:
+        return Unprocessable(f"input_data: expected a flat list, found {given.ndim} dimensions")
+    if not np.isfinite(given).all():
+        return Unprocessable("input_data: expected finite numbers, found NaN or infinity")
+    row = np.zeros(WIDTH)
+    row[: given.size] = given
+    return row
+
+
+def _head(values: Any) -> Any:
+    """Cut before converting: a list of 150,528 numbers costs what its first 1024 do."""
+    return values[:WIDTH] if isinstance(values, list | tuple) else [values]
