@@ -1,35 +1,42 @@
 """What the whole mesh does: the tree of `topology.toml`, the same on every node.
 
-Pure values; `settings.load` reads them and reports every problem at once.
+Pure values; `settings.load` reads them, `settings.crosscheck` says whether they
+fit together.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
+
+from mesh.settings.schema import Count, Name, Some
+
+Route = Literal["ring", "least-loaded", "round-robin", "random"]
 
 
 class Mesh(Struct, frozen=True, forbid_unknown_fields=True):
     """Which mesh this is."""
 
-    name: str
-    epoch: int = 1  # a higher epoch wins
+    name: Name
+    epoch: Count = 1  # a higher epoch wins
+    # Every node's name, if you want a mistyped one to be found; nodes may join without it.
+    nodes: tuple[Name, ...] = ()
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a model's files come from: `wheel:…`, `hf:…` or `path:…`."""
 
-    source: str
-    sha256: str = ""  # of the wheel or file; checked when given
+    source: Annotated[str, Meta(pattern=r"^(wheel|hf|path):.+")]
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{64})?$")] = ""  # of the wheel or file
 
 
 class Batch(Struct, frozen=True, forbid_unknown_fields=True):
     """When a batch of one role leaves."""
 
-    items_max: int = 32
-    wait_ms: float = 0.0  # 0: an idle lane takes at once what is there
-    cost_max: int = 0  # in the role's own unit, e.g. tokens; 0: not limited
+    items_max: Some = 32
+    wait_ms: Annotated[float, Meta(ge=0)] = 0.0  # 0: an idle lane takes at once what is there
+    cost_max: Count = 0  # in the role's own unit, e.g. tokens; 0: not limited
 
 
 class Role(Struct, frozen=True):
@@ -38,12 +45,12 @@ class Role(Struct, frozen=True):
     kind: str  # a built-in kind, or "package.module:Class"
     model: str = ""
     nodes: tuple[str, ...] = ()  # fixed here
-    replicas: int = 0  # or the ring chooses that many among the nodes that can
-    route: str = "least-loaded"  # ring | least-loaded | round-robin | random
+    replicas: Count = 0  # or the ring chooses that many among the nodes that can
+    route: Route = "least-loaded"
     key: str = ""  # with route = "ring": the field whose value is hashed; "": the request id
-    lane: str = "thread"  # thread | process | inline
+    lane: Literal["thread", "process", "inline"] = "thread"
     batch: Batch = field(default_factory=Batch)
-    queue_max: int = 0  # 0: the node's limits.queue_max
+    queue_max: Count = 0  # 0: the node's limits.queue_max
     layers: Any = None  # of a split model: "auto" or layer counts per node
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -51,7 +58,7 @@ class Role(Struct, frozen=True):
 class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     """One step of a pipeline. It starts as soon as every field that it takes exists."""
 
-    name: str
+    name: Name
     role: str
     take: dict[str, str] = field(default_factory=dict)  # role's field = pipeline's field
     give: dict[str, str] = field(default_factory=dict)  # role's field = pipeline's field
@@ -63,13 +70,13 @@ class Pipeline(Struct, frozen=True, forbid_unknown_fields=True):
     input: tuple[str, ...]
     output: tuple[str, ...]
     stages: tuple[Stage, ...]
-    deadline_s: float = 0.0  # 0: the node's limits.deadline_s
+    deadline_s: Annotated[float, Meta(ge=0)] = 0.0  # 0: the node's limits.deadline_s
 
 
 class Topology(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     mesh: Mesh
-    models: dict[str, Model] = field(default_factory=dict)
-    roles: dict[str, Role] = field(default_factory=dict)
-    pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    models: dict[Name, Model] = field(default_factory=dict)
+    roles: dict[Name, Role] = field(default_factory=dict)
+    pipelines: dict[Name, Pipeline] = field(default_factory=dict)

@@ -1,0 +1,54 @@
+"""Keeps the last traces of a node, and reads and makes W3C trace context.
+
+Shell: holds state, and draws ids from the system's randomness.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+Trace = Mapping[str, Any]
+
+_TRACEPARENT = re.compile(r"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+
+
+class Traces:
+    """The last `count_max` traces by id; the oldest are forgotten."""
+
+    def __init__(self, count_max: int) -> None:
+        assert count_max >= 1
+        self._count_max = count_max
+        self._traces: OrderedDict[str, Trace] = OrderedDict()
+
+    def add(self, trace: Trace) -> None:
+        """Keep a trace under its `id`; the same id again replaces the older one."""
+        self._traces[trace["id"]] = trace
+        self._traces.move_to_end(trace["id"])
+        if len(self._traces) > self._count_max:
+            self._traces.popitem(last=False)
+
+    def get(self, trace_id: str) -> Trace | None:
+        """Return a trace, or None if it was never here or is forgotten."""
+        return self._traces.get(trace_id)
+
+    def __len__(self) -> int:
+        return len(self._traces)
+
+
+def continued(traceparent: str) -> str:
+    """Return the context for what this node does: the caller's trace, a new parent.
+
+    A header that is missing or malformed starts a new trace, as the standard asks.
+
+    Source:
+        W3C Trace Context, level 1, section 3.2.
+    """
+    match = _TRACEPARENT.match(traceparent)
+    span = secrets.token_hex(8)
+    if match is None or match[1] == "ff" or not int(match[2], 16) or not int(match[3], 16):
+        return f"00-{secrets.token_hex(16)}-{span}-01"
+    return f"00-{match[2]}-{span}-{match[4]}"

@@ -1,0 +1,138 @@
+"""Says whether the parts of a topology fit together: names, graphs, roles and their kinds.
+
+Pure. Works on a complete `Topology`, so what it finds are faults between tables,
+not within one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Any, Protocol, get_args
+
+from mesh.settings.report import Report, Source, meant, one_of
+from mesh.settings.topology import Pipeline, Role, Stage, Topology
+
+
+class Kind(Protocol):
+    """What a role's class says about itself; `mesh.roles.base.Role` fits."""
+
+    takes: Mapping[str, Any]
+    gives: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+def crosscheck(
+    topology: Topology, kinds: Mapping[str, Kind], source: Source, report: Report
+) -> None:
+    """Report every fault between the tables of `topology`.
+
+    Args:
+        topology: the complete tree.
+        kinds: per role name what its class says; roles left out are not looked into.
+        source: the file, for messages.
+        report: takes the notes.
+    """
+    for name, role in topology.roles.items():
+        _role(topology, name, role, source, report)
+        if name in kinds:
+            _options(name, role, kinds[name], source, report)
+    for name, pipeline in topology.pipelines.items():
+        _graph(name, pipeline, source, report)
+        for index, stage in enumerate(pipeline.stages):
+            key = f"pipelines.{name}.stages.{index}"
+            if stage.role not in topology.roles:
+                _unknown(f"{key}.role", stage.role, topology.roles, source, report)
+            elif stage.role in kinds:
+                _stage(key, stage, kinds[stage.role], source, report)
+
+
+def is_optional(kind: Any) -> bool:
+    """Return whether a field of this type may be left out: `X | None`."""
+    return NoneType in get_args(kind)
+
+
+def _unknown(
+    key: str, found: str, known: Iterable[str], source: Source, report: Report, what: str = ""
+) -> None:
+    known = list(known)
+    report.add(source, key, what or one_of(known), repr(found), meant(found, known))
+
+
+def _role(topology: Topology, name: str, role: Role, source: Source, report: Report) -> None:
+    key = f"roles.{name}"
+    if role.model and role.model not in topology.models:
+        _unknown(f"{key}.model", role.model, topology.models, source, report)
+    for node in role.nodes:
+        if topology.mesh.nodes and node not in topology.mesh.nodes:
+            _unknown(f"{key}.nodes", node, topology.mesh.nodes, source, report)
+    if role.nodes and role.replicas:
+        report.add(source, f"{key}.replicas", "either nodes or replicas", "both")
+    if not role.nodes and not role.replicas:
+        report.add(source, f"{key}.nodes", "nodes = […] or replicas = n", "neither")
+    for node, times in Counter(role.nodes).items():
+        if times > 1:
+            report.add(source, f"{key}.nodes", "each node once", f"{node!r} {times} times")
+
+
+def _options(name: str, role: Role, kind: Kind, source: Source, report: Report) -> None:
+    known = [*(field for field in Role.__struct_fields__ if field != "options"), *kind.options]
+    for option in role.options:
+        if option not in kind.options:
+            key = f"roles.{name}.{option}"
+            expected = one_of(kind.options) if kind.options else "no options"
+            _unknown(key, option, known, source, report, f"of kind {role.kind!r} {expected}")
+    if role.key and kind.takes and role.key not in kind.takes:
+        _unknown(f"roles.{name}.key", role.key, kind.takes, source, report)
+
+
+def _stage(key: str, stage: Stage, kind: Kind, source: Source, report: Report) -> None:
+    if kind.takes:
+        for field in stage.take:
+            if field not in kind.takes:
+                _unknown(f"{key}.take", field, kind.takes, source, report)
+        for field, its_type in kind.takes.items():
+            if field not in stage.take and not is_optional(its_type):
+                report.add(source, f"{key}.take", f"{field!r}, which the role needs", "nothing")
+    if kind.gives:
+        for field in stage.give:
+            if field not in kind.gives:
+                _unknown(f"{key}.give", field, kind.gives, source, report)
+
+
+def _graph(name: str, pipeline: Pipeline, source: Source, report: Report) -> None:
+    key = f"pipelines.{name}"
+    if not pipeline.stages:
+        report.add(source, f"{key}.stages", "at least one stage", "none")
+    for stage_name, times in Counter(stage.name for stage in pipeline.stages).items():
+        if times > 1:
+            report.add(source, f"{key}.stages", "distinct names", f"{stage_name!r} {times} times")
+    givers = [*pipeline.input, *(out for stage in pipeline.stages for out in stage.give.values())]
+    for field, times in Counter(givers).items():
+        if times > 1:
+            report.add(source, key, f"one origin of the field {field!r}", str(times))
+    for index, stage in enumerate(pipeline.stages):
+        for field in stage.take.values():
+            if field not in givers:
+                place = f"{key}.stages.{index}.take"
+                what = f"a field that the input or a stage gives ({', '.join(givers)})"
+                _unknown(place, field, givers, source, report, what)
+    for field in pipeline.output:
+        if field not in givers:
+            _unknown(f"{key}.output", field, givers, source, report)
+    _circle(key, pipeline, set(givers), source, report)
+
+
+def _circle(key: str, pipeline: Pipeline, given: set[str], source: Source, report: Report) -> None:
+    """Report stages that wait for each other; fields that nothing gives are another fault."""
+    ready = set(pipeline.input)
+    waiting = list(pipeline.stages)
+    while waiting:
+        able = [stage for stage in waiting if not (set(stage.take.values()) & given) - ready]
+        if not able:
+            names = ", ".join(repr(stage.name) for stage in waiting)
+            report.add(source, f"{key}.stages", "a graph without circles", f"{names} wait in one")
+            return
+        ready.update(field for stage in able for field in stage.give.values())
+        waiting = [stage for stage in waiting if stage not in able]
