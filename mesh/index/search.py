@@ -1,0 +1,186 @@
+"""Finds the nearest vectors, joins rankings.
+
+Arithmetic: faiss, numpy. Used by the role retrieve and by `tools.corpus`.
+
+An index is a folder: `vectors.faiss`, `documents.db`, `meta.json`. Small ones are flat
+and exact; large ones are inverted lists (IVF-Flat), whose vectors stay on disk and
+are mapped into memory page by page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import faiss
+import msgspec
+import numpy as np
+
+from mesh.errors import SetupError
+
+RRF_K = 60  # of reciprocal rank fusion: Cormack, Clarke, Buettcher 2009, where 60 was near the best
+FLAT_MAX = 50_000  # vectors; a flat search of 50,000 x 384 reads 77 MB, about 10 ms on one core
+LISTS_PER_ROOT = 4  # nlist = 4 * sqrt(n), the lower end of what FAISS advises below 1 M
+LISTS_MAX = 4096  # beyond about a million vectors, longer lists cost less than more centroids
+TRAINING_PER_LIST = 64  # vectors; FAISS warns below 39
+PROBED_SHARE = 1 / 16  # of the lists; FAISS's default of one list loses far too much
+MAPPED_BYTES_MIN = 256 << 20  # smaller files are read whole: faster, and no page faults later
+
+META = "meta.json"
+VECTORS = "vectors.faiss"
+DOCUMENTS = "documents.db"
+BUILD = "python -m tools.corpus"
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """What `meta.json` says of an index."""
+
+    model: str  # source of the encoder that made the vectors
+    dim: int
+    count: int  # of vectors
+    kind: str  # "flat" or "ivf"
+    metric: str = "ip"
+    nlist: int = 0
+    nprobe: int = 0
+    corpus: str = ""  # what the documents are, e.g. "stdlib 3.11"
+    version: str = ""  # digest of the documents and of how they were embedded
+    command: str = BUILD  # that builds it again
+
+
+class Vectors:
+    """The vectors of an index; safe to search from several threads."""
+
+    def __init__(self, path: Path, nprobe: int = 0) -> None:
+        """Open a FAISS index file.
+
+        Args:
+            path: of the file, flat or IVF, L2 or inner product.
+            nprobe: lists to search; 0 takes a sixteenth of them, or what the file says if more.
+
+        Raises:
+            SetupError: it is missing or not an index.
+        """
+        if not path.is_file():
+            raise SetupError(f"there is no index {path}: build it with  {BUILD}")
+        is_large = path.stat().st_size >= MAPPED_BYTES_MIN
+        flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if is_large else 0
+        try:
+            self._index = faiss.read_index(str(path), flags)
+        except RuntimeError as error:  # all that faiss raises
+            raise SetupError(
+                f"cannot read the index {path}: build it again with  {BUILD}"
+            ) from error
+        self.dim, self.count = int(self._index.d), int(self._index.ntotal)
+        self._is_similarity = self._index.metric_type == faiss.METRIC_INNER_PRODUCT
+        self._search_settings = _probing(self._index, nprobe)
+
+    def search(self, queries: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
+        """Return for each query (id, score), best first; higher scores are better.
+
+        Args:
+            queries: float32 [N, C].
+            k: how many; fewer come where the index holds fewer.
+        """
+        wanted = np.ascontiguousarray(queries, np.float32)
+        assert wanted.ndim == 2
+        assert wanted.shape[1] == self.dim
+        scores, ids = self._index.search(wanted, k, params=self._search_settings)
+        if not self._is_similarity:
+            scores = -scores
+        return [
+            # -1 fills up what was not found. Ties go to the lower id, so that all nodes agree.
+            sorted(
+                ((int(id_), float(score)) for id_, score in zip(*row, strict=True) if id_ >= 0),
+                key=lambda hit: (-hit[1], hit[0]),
+            )
+            for row in zip(ids, scores, strict=True)
+        ]
+
+
+def build(vectors: np.ndarray, ids: Sequence[int], nlist: int = 0) -> faiss.Index:
+    """Return an index by inner product: flat up to `FLAT_MAX` vectors, else IVF-Flat.
+
+    Args:
+        vectors: float32 [N, C], normalised.
+        ids: of the documents; one may have several vectors.
+        nlist: lists of an IVF index; 0 chooses, also between the kinds.
+    """
+    count, dim = vectors.shape
+    numbers = np.asarray(ids, np.int64)
+    if count <= FLAT_MAX and not nlist:
+        index = faiss.index_factory(dim, "IDMap2,Flat", faiss.METRIC_INNER_PRODUCT)
+    else:
+        lists = nlist or lists_for(count)
+        index = faiss.index_factory(dim, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+        faiss.extract_index_ivf(index).nprobe = probes_for(lists)
+        chosen = np.random.default_rng(0).permutation(count)[: lists * TRAINING_PER_LIST]
+        index.train(np.ascontiguousarray(vectors[np.sort(chosen)]))
+    index.add_with_ids(np.ascontiguousarray(vectors, np.float32), numbers)
+    return index
+
+
+def lists_for(count: int) -> int:
+    """Return nlist for a number of vectors: 4 times its root, at most 4096."""
+    return max(1, min(LISTS_MAX, LISTS_PER_ROOT * math.isqrt(count)))
+
+
+def probes_for(nlist: int) -> int:
+    """Return how many of the lists to search: a sixteenth."""
+    return max(1, round(nlist * PROBED_SHARE))
+
+
+def fuse(rankings: Iterable[Sequence[int]], k: int = RRF_K) -> list[tuple[int, float]]:
+    """Join rankings by reciprocal rank: score = sum over rankings of 1 / (k + rank), rank from 1.
+
+    Args:
+        rankings: ids, best first; an id counts once per ranking, at its best place.
+        k: the larger, the less the first places weigh.
+
+    Returns:
+        (id, score), best first; ties go to the lower id.
+    """
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, id_ in enumerate(dict.fromkeys(ranking), start=1):
+            scores[id_] = scores.get(id_, 0.0) + 1.0 / (k + rank)
+    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
+
+
+def max_sim(query: np.ndarray, document: np.ndarray) -> float:
+    """Return late interaction's score: each query token's best match, on average.
+
+    Args:
+        query: normalised token vectors [T, C].
+        document: normalised token vectors [T, C].
+
+    Source: Khattab, Zaharia, "ColBERT", 2020, section 3.4; divided by the number of query
+    tokens, which changes no order and makes scores of queries comparable.
+    """
+    if not len(query) or not len(document):
+        return 0.0
+    return float((query @ document.T).max(axis=1).mean())
+
+
+def read_meta(folder: Path) -> Meta:
+    """Return what the index in a folder is.
+
+    Raises:
+        SetupError: the folder holds no index, or an unreadable one.
+    """
+    path = folder / META
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Meta)
+    except FileNotFoundError as error:
+        raise SetupError(f"there is no index in {folder}: build it with  {BUILD}") from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise SetupError(f"cannot read {path}: {error}; build it again with  {BUILD}") from error
+
+
+def _probing(index: faiss.Index, nprobe: int) -> faiss.SearchParameters | None:
+    """Return settings of a search; per search, because the index is shared by threads."""
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is None:
+        return None
+    probes = nprobe or max(int(lists.nprobe), probes_for(int(lists.nlist)))
+    return faiss.SearchParametersIVF(nprobe=min(probes, int(lists.nlist)))  # type: ignore[call-arg]

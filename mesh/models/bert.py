@@ -1,0 +1,180 @@
+"""Computes BERT and RoBERTa encoders without padding.
+
+Arithmetic: torch, safetensors. `encoder` uses it for the two families that most
+sentence encoders belong to, because it is faster there than a general library:
+
+- The tokens of all sentences lie in one matrix [T, C], so no product is spent on
+  padding, and no mask can be wrong: a sentence never meets another one except in
+  attention, which runs per group of equal lengths.
+- Query, key and value are one product.
+- Products go through oneDNN with its fused GELU. Measured on one core of an AMD EPYC
+  with AVX-512, float32, rows 2048 x 384 by 384 x 1536: 151 GFLOP/s against 67 through MKL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch.nn import functional
+
+from mesh.errors import SetupError
+
+PREFIXES = ("", "bert.", "roberta.")  # before each weight's name, by the class it was saved from
+POSITIONS_AFTER_PAD = ("roberta", "xlm-roberta")  # these count positions from pad_token_id + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one block, as torch keeps them: [out, in]."""
+
+    qkv: tuple[torch.Tensor, torch.Tensor]
+    attended: tuple[torch.Tensor, torch.Tensor]
+    norm_attended: tuple[torch.Tensor, torch.Tensor]
+    widen: tuple[torch.Tensor, torch.Tensor]
+    narrow: tuple[torch.Tensor, torch.Tensor]
+    norm: tuple[torch.Tensor, torch.Tensor]
+
+
+def suits(config: dict[str, object]) -> bool:
+    """Return whether this file computes the model of a `config.json` exactly."""
+    return (
+        config.get("model_type") in ("bert", *POSITIONS_AFTER_PAD)
+        and config.get("hidden_act") == "gelu"
+        and config.get("position_embedding_type", "absolute") == "absolute"
+        and not config.get("is_decoder", False)
+    )
+
+
+class Bert:
+    """The blocks of one model; `hidden` turns token ids into hidden states."""
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        self.width: int = config["hidden_size"]
+        self.heads: int = config["num_attention_heads"]
+        self.epsilon: float = config["layer_norm_eps"]
+        after_pad = config["model_type"] in POSITIONS_AFTER_PAD
+        self.first_position: int = config["pad_token_id"] + 1 if after_pad else 0
+        self.positions_max: int = config["max_position_embeddings"] - self.first_position
+        self._linear = _fastest_linear()
+        take = _reader(folder / "model.safetensors")
+        words, self._positions, types = (
+            take(f"embeddings.{name}_embeddings.weight")
+            for name in ("word", "position", "token_type")
+        )
+        self._words, self._type = words, types[0]  # sentences alone are all of type 0
+        self._norm = _pair(take, "embeddings.LayerNorm")
+        self._layers = [_layer(take, i) for i in range(config["num_hidden_layers"])]
+
+    def hidden(self, sentences: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the last hidden states of all tokens, sentence after sentence.
+
+        Args:
+            sentences: token ids of each, at least one and at most `positions_max`;
+                sentences of one length should stand together.
+
+        Returns:
+            float32 [T, C], T the number of all tokens.
+        """
+        lengths = [len(sentence) for sentence in sentences]
+        assert lengths
+        assert 0 < min(lengths) <= max(lengths) <= self.positions_max
+        with torch.inference_mode():
+            states = self._embed(sentences, lengths)
+            runs = [(length, len(list(group))) for length, group in groupby(lengths)]
+            for layer in self._layers:
+                states = self._block(layer, states, runs)
+        return states
+
+    def _embed(self, sentences: Sequence[Sequence[int]], lengths: list[int]) -> torch.Tensor:
+        ids = torch.tensor([token for sentence in sentences for token in sentence])
+        places = torch.cat([torch.arange(length) for length in lengths]) + self.first_position
+        states = self._words[ids] + self._type + self._positions[places]
+        return functional.layer_norm(states, (self.width,), *self._norm, self.epsilon)
+
+    def _block(
+        self, layer: Layer, states: torch.Tensor, runs: list[tuple[int, int]]
+    ) -> torch.Tensor:
+        shape, linear = (self.width,), self._linear
+        mixed = self._attend(linear(states, *layer.qkv, "none"), runs)
+        states = states + linear(mixed, *layer.attended, "none")
+        states = functional.layer_norm(states, shape, *layer.norm_attended, self.epsilon)
+        wide = linear(states, *layer.widen, "gelu")
+        states = states + linear(wide, *layer.narrow, "none")
+        return functional.layer_norm(states, shape, *layer.norm, self.epsilon)
+
+    def _attend(self, qkv: torch.Tensor, runs: list[tuple[int, int]]) -> torch.Tensor:
+        """Attend within each sentence; a run is (length, how many sentences of it)."""
+        mixed = torch.empty(qkv.shape[0], self.width)
+        start = 0
+        for length, count in runs:
+            end = start + length * count
+            # [B * T, 3 * C] -> 3 x [B, H, T, D]
+            parts = qkv[start:end].view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            each = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+            mixed[start:end] = each.transpose(1, 2).reshape(length * count, self.width)
+            start = end
+        return mixed
+
+
+Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, str], torch.Tensor]
+Take = Callable[[str], torch.Tensor]
+
+
+def _fastest_linear() -> Linear:
+    if torch.backends.mkldnn.is_available():
+        fused = torch.ops.mkldnn._linear_pointwise
+
+        def onednn(
+            states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, act: str
+        ) -> torch.Tensor:
+            return fused(states, weight, bias, act, [], "none")  # gelu "none" is the erf form
+
+        return onednn
+    return _plain_linear
+
+
+def _plain_linear(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, act: str
+) -> torch.Tensor:
+    product = functional.linear(states, weight, bias)
+    return functional.gelu(product) if act == "gelu" else product
+
+
+def _reader(path: Path) -> Take:
+    try:
+        file = safe_open(path, framework="pt")
+    except (OSError, ValueError) as error:
+        raise SetupError(f"cannot read the weights {path}: {error}") from error
+    names = set(file.keys())
+    prefix = next((p for p in PREFIXES if f"{p}embeddings.word_embeddings.weight" in names), "")
+
+    def take(name: str) -> torch.Tensor:
+        if prefix + name not in names:
+            raise SetupError(f"{path} lacks the weight {prefix + name!r}")
+        return file.get_tensor(prefix + name).float()
+
+    return take
+
+
+def _pair(take: Take, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return take(f"{name}.weight"), take(f"{name}.bias")
+
+
+def _layer(take: Take, index: int) -> Layer:
+    at = f"encoder.layer.{index}"
+    parts = [_pair(take, f"{at}.attention.self.{name}") for name in ("query", "key", "value")]
+    return Layer(
+        qkv=(torch.cat([w for w, _ in parts]), torch.cat([b for _, b in parts])),
+        attended=_pair(take, f"{at}.attention.output.dense"),
+        norm_attended=_pair(take, f"{at}.attention.output.LayerNorm"),
+        widen=_pair(take, f"{at}.intermediate.dense"),
+        narrow=_pair(take, f"{at}.output.dense"),
+        norm=_pair(take, f"{at}.output.LayerNorm"),
+    )
