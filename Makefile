@@ -38,9 +38,9 @@ clean:   ## remove what the targets above made here (not ~/.cache/mesh)
 
 $(PINNED): requirements.lock
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or later is needed; name one with PYTHON=…" >&2; exit 1; }
-	@echo "setup 1/3  packages into $(VENV) (a few minutes the first time)"
+	@echo "setup 1/3  packages into $(VENV) (minutes the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --progress-bar on --no-compile -r requirements.lock
+	@$(PY) -m tools.packages
 	@touch $@
 
 .PHONY: models
