@@ -1,0 +1,141 @@
+"""Which nodes answer for a role now, as membership and topology say.
+
+Shell: reads the snapshots of `net.membership`; worked out once per change, not
+per call. A node counts once it says itself that the role is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mesh.gossip.member import Member, Status
+from mesh.ring.ring import Ring
+from mesh.settings.topology import Topology
+
+
+class Membership(Protocol):
+    """What is needed of `net.membership.Membership`."""
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Every member that is known, this node among them."""
+
+    @property
+    def me(self) -> Member:
+        """This node."""
+
+    @property
+    def version(self) -> int:
+        """Grows with each change of `members`."""
+
+    async def wait_change(self, version: int) -> int:
+        """Wait until `version` is no longer current, and return the new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One node that serves a role."""
+
+    name: str
+    address: str
+    is_self: bool = False
+    suspect: bool = False
+    load: float = 0.0
+    weight: float = 1.0
+
+
+class Directory:
+    """Endpoints and rings by role, cached until membership changes.
+
+    Args:
+        membership: who is there.
+        topology: returns the current topology.
+    """
+
+    def __init__(self, membership: Membership, topology: Callable[[], Topology]) -> None:
+        self._membership = membership
+        self._topology = topology
+        self._version = -1
+        self._live: tuple[Member, ...] = ()
+        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
+        self._rings: dict[str, Ring] = {}
+
+    def endpoints(self, role: str) -> tuple[Endpoint, ...]:
+        """Return the nodes that serve a role, by name; suspects are flagged, not left out."""
+        self._refresh()
+        found = self._endpoints.get(role)
+        if found is None:
+            found = tuple(self._endpoint(m) for m in self._live if role in m.facts.roles)
+            self._endpoints[role] = found
+        return found
+
+    def ring(self, role: str) -> Ring:
+        """Return the ring of the nodes that serve a role."""
+        self._refresh()
+        ring = self._rings.get(role)
+        if ring is None:
+            ring = Ring({endpoint.name: endpoint.weight for endpoint in self.endpoints(role)})
+            self._rings[role] = ring
+        return ring
+
+    def expected(self, role: str) -> tuple[str, ...]:
+        """Return the nodes that should serve a role, as far as the topology names them."""
+        spec = self._topology().roles.get(role)
+        return spec.nodes if spec else ()
+
+    def explain(self, role: str) -> str:
+        """Return why nobody answers for a role, for an error's message."""
+        self._refresh()
+        expected = self.expected(role)
+        states = ", ".join(f"{name} ({self._state(name)})" for name in expected)
+        return f"expected {states}" if states else "the topology names no node for it"
+
+    async def wait_change(self, version: int) -> int:
+        """Wait until membership has changed from `version`."""
+        return await self._membership.wait_change(version)
+
+    @property
+    def version(self) -> int:
+        """The membership's version, to wait from."""
+        return self._membership.version
+
+    def _refresh(self) -> None:
+        if self._version == self._membership.version:
+            return
+        self._version = self._membership.version
+        self._live = _live(self._membership.members)
+        self._endpoints.clear()
+        self._rings.clear()
+
+    def _endpoint(self, member: Member) -> Endpoint:
+        return Endpoint(
+            name=member.facts.name,
+            address=member.address,
+            is_self=member.id == self._membership.me.id,
+            suspect=member.status is Status.SUSPECT,
+            load=member.facts.load,
+            weight=member.facts.weight,
+        )
+
+    def _state(self, name: str) -> str:
+        found = [m for m in self._membership.members if m.facts.name == name]
+        if not found:
+            return "never seen"
+        newest = max(found, key=lambda member: member.boot)
+        if newest.status in (Status.DEAD, Status.LEFT):
+            return newest.status.name.lower()
+        return "draining" if newest.facts.draining else "role not ready"
+
+
+def _live(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    """Return one member per name: the newest boot that lives and takes work, by name."""
+    newest: dict[str, Member] = {}
+    for member in members:
+        if member.status in (Status.DEAD, Status.LEFT):
+            continue
+        known = newest.get(member.facts.name)
+        if known is None or member.boot > known.boot:
+            newest[member.facts.name] = member
+    return tuple(newest[name] for name in sorted(newest) if not newest[name].facts.draining)
