@@ -1,0 +1,75 @@
+"""Keeps who this node is across restarts: id, boot epoch, peers once known.
+
+Shell: reads and writes one small file in the node's data folder. Without it a
+restart is a new member that carries an old name, which works too, but slower.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import msgspec
+
+from mesh.errors import SetupError
+
+KNOWN_MAX = 64  # peers remembered, as Serf's snapshot in spirit: enough to find any mesh again
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """The content of the file."""
+
+    id: str
+    boot: int
+    known: tuple[str, ...] = ()
+
+
+def load_identity(path: Path | None, rng: random.Random, now_ms: int) -> Identity:
+    """Return this run's identity, with a boot epoch above all earlier ones, and keep it.
+
+    Args:
+        path: the file; None: nothing is kept.
+        rng: draws a new id where there is none.
+        now_ms: milliseconds since 1970; a clock set back does no harm while the file exists.
+
+    Raises:
+        SetupError: if the file exists and is no identity, or cannot be written.
+    """
+    fresh = Identity(f"{rng.getrandbits(64):016x}", now_ms)
+    if path is None:
+        return fresh
+    try:
+        old = msgspec.json.decode(path.read_bytes(), type=Identity)
+    except FileNotFoundError:
+        old = None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SetupError(
+            f"{path}: no readable identity ({error}); remove it to join as a new member"
+        ) from error
+    identity = Identity(old.id, max(old.boot + 1, now_ms), old.known) if old else fresh
+    try:
+        _write(path, identity)
+    except OSError as error:
+        raise SetupError(f"{path}: cannot be written: {error}") from error
+    return identity
+
+
+def save_known(path: Path, identity: Identity, known: tuple[str, ...]) -> bool:
+    """Keep the addresses of others; return whether the disk took them."""
+    try:
+        _write(path, msgspec.structs.replace(identity, known=known[:KNOWN_MAX]))
+    except OSError:
+        return False
+    return True
+
+
+def _write(path: Path, identity: Identity) -> None:
+    """Replace the file at once: a crash leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        file.write(msgspec.json.encode(identity))
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
