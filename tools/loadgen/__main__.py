@@ -1,0 +1,191 @@
+"""The command line of the load generator.
+
+Shell: reads the command line or a scenario file, runs each phase, prints and writes what
+was measured. Exit codes: 0 all answered, 1 some failed, 2 wrong use, 3 the run is invalid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from tools.loadgen.crew import Crew, Result
+from tools.loadgen.kind import KINDS, What
+from tools.loadgen.plan import ARRIVALS, Load
+from tools.loadgen.show import Progress, block
+from tools.loadgen.summary import summarize
+
+EXAMPLES = """examples:
+  python -m tools.loadgen --requests 100 --concurrent 8
+  python -m tools.loadgen --kind infer --requests 5000 --concurrent 50 --target http://127.0.0.1:8000
+  python -m tools.loadgen --kind chat --stream --rate 4 --seconds 30
+  python -m tools.loadgen --scenario bench/mixed.toml --processes 2
+"""
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file with several kinds of requests in a mix, and several phases."""
+
+    phase: list[Load]
+    request: list[What] = []
+    target: list[str] = []
+
+
+def main() -> int:
+    """Run the load generator."""
+    parser = arguments()
+    chosen = parser.parse_args()
+    try:
+        crew, loads = plan(chosen)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    results = asyncio.run(measure(crew, loads, warmup=chosen.warmup))
+    document = {**results[-1], "phases": results, "environment": environment(crew)}
+    Path(chosen.out).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    print(f"written to {chosen.out}")
+    if any(one["invalid"] for one in results):
+        return 3
+    return 1 if any(one["failed_requests"] for one in results) else 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.loadgen",
+        description="Send requests to a mesh and measure its answers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--target", action="append", default=[], metavar="URL", help="a node; may be repeated")
+    add("--kind", choices=sorted(KINDS), default="pipeline", help="what to send (pipeline)")
+    add("--pipeline", default="ask", help="with --kind pipeline: which (ask)")
+    add("--path", default="", help="with --kind post: where to")
+    add("--model", default="", help="with --kind chat or infer: which")
+    add("--questions", metavar="FILE", help="one question, or one JSON object, per line")
+    add("--stream", action="store_true", help="ask for the answer in pieces, and time them")
+    add("--shape", default="1,224,224,3", help="with --kind infer: of the tensor")
+    add("--encoding", choices=("json", "octet-stream"), default="json", help="of the tensor")
+    add("--tokens", type=int, default=64, help="with --kind chat: at most so many (64)")
+    add("--requests", type=int, default=0, help="how many (100 in a closed loop)")
+    add("--concurrent", type=int, default=8, help="closed loop: in flight at once (8)")
+    add("--rate", type=float, default=0.0, help="open loop: starts per second, on a schedule")
+    add("--seconds", type=float, default=0.0, help="how long")
+    add("--arrival", choices=ARRIVALS, default="poisson", help="open loop: gaps between starts")
+    add("--warmup", type=int, default=0, help="requests before that, not counted (0)")
+    add("--scenario", metavar="FILE", help="phases and a mix of requests, as TOML")
+    add("--processes", type=int, default=1, help="load processes (1)")
+    add("--timeout", type=float, default=300.0, help="seconds until a request has failed (300)")
+    add("--in-flight-max", type=int, default=10_000, help="open loop: per process (10000)")
+    add("--key", default=os.environ.get("MESH_API_KEY", ""), help="API key ($MESH_API_KEY)")
+    add("--seed", type=int, default=1, help="of schedule, mix and tensors (1)")
+    add("--out", default="benchmark_results.json", help="JSON file of the results")
+    return parser
+
+
+def plan(chosen: argparse.Namespace) -> tuple[Crew, list[Load]]:
+    """Turn the command line into who sends what, and when.
+
+    Raises:
+        ValueError: something does not fit; the message says what.
+        OSError: a file cannot be read.
+    """
+    loads, mix, targets = [_load_of(chosen)], [_what_of(chosen)], chosen.target
+    if chosen.scenario:
+        document = tomllib.loads(Path(chosen.scenario).read_text())
+        scenario = msgspec.convert(document, Scenario)
+        loads, mix = scenario.phase, scenario.request or mix
+        targets = targets or scenario.target
+    problems = [f"{load.name}: {text}" for load in loads for text in load.problems()]
+    problems += [f"no kind {one.kind!r}" for one in mix if one.kind not in KINDS]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return Crew(
+        targets=[one.rstrip("/") for one in targets or ["http://127.0.0.1:8000"]],
+        mix=mix,
+        processes=max(1, chosen.processes),
+        timeout_s=chosen.timeout,
+        in_flight_max=chosen.in_flight_max,
+        seed=chosen.seed,
+        headers={"Authorization": f"Bearer {chosen.key}"} if chosen.key else {},
+    ), loads
+
+
+def _load_of(chosen: argparse.Namespace) -> Load:
+    requests = chosen.requests or (0 if chosen.rate or chosen.seconds else 100)
+    return Load(
+        chosen.kind, requests, chosen.concurrent, chosen.rate, chosen.seconds, chosen.arrival
+    )
+
+
+def _what_of(chosen: argparse.Namespace) -> What:
+    return What(
+        chosen.kind,
+        pipeline=chosen.pipeline,
+        path=chosen.path,
+        inputs=_inputs_of(chosen),
+        stream=chosen.stream,
+        shape=tuple(int(one) for one in chosen.shape.split(",")),
+        encoding=chosen.encoding,
+        model=chosen.model,
+        tokens_max=chosen.tokens,
+    )
+
+
+def _inputs_of(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """Read the questions file: a line is a question, or a whole body where it starts with {."""
+    if not chosen.questions:
+        return []
+    lines = [line.strip() for line in Path(chosen.questions).read_text().splitlines()]
+    asked = [line for line in lines if line and not line.startswith("#")]
+    if chosen.kind == "chat":
+        return [{"messages": [{"role": "user", "content": one}]} for one in asked]
+    return [orjson.loads(one) if one.startswith("{") else {"query": one} for one in asked]
+
+
+async def measure(crew: Crew, loads: list[Load], *, warmup: int = 0) -> list[dict[str, Any]]:
+    """Run the phases one after the other, print each and return their results."""
+    if warmup:
+        await _phase(crew, Load("warm-up", warmup, min(8, warmup)))
+    results = []
+    for load in loads:
+        outcome = await _phase(crew, load)
+        results.append(summarize(load, outcome.samples, outcome.wall_s, outcome.cpu_shares))
+        print(block(results[-1]), end="\n\n")
+    return results
+
+
+async def _phase(crew: Crew, load: Load) -> Result:
+    progress = Progress(load.name, load.requests, load.seconds)
+    try:
+        return await crew.run(load, progress)
+    finally:
+        progress.close()
+
+
+def environment(crew: Crew) -> dict[str, Any]:
+    """Return where and how this was measured."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": ["python", "-m", "tools.loadgen", *sys.argv[1:]],
+        "targets": crew.targets,
+        "seed": crew.seed,
+        "processes": crew.processes,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
