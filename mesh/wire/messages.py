@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from mesh import errors
+
 # One value of a request or answer: None, bool, int, float, str, bytes, lists and string-keyed
 # dicts of those, or a NumPy array. Arrays stand at the top level only, so that they can travel
 # raw behind the header.
@@ -65,3 +67,55 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     node: str = ""
     retry_after_s: float | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The caller sends no more pieces; the answer is still to come."""
+
+
+class Cancel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The caller no longer wants the answer."""
+
+
+class Credit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The reader took pieces: that many more bytes of them may be sent on this stream."""
+
+    amount: int
+
+
+class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Are you there? `id` comes back unchanged."""
+
+    id: int
+
+
+class Pong(msgspec.Struct, frozen=True, omit_defaults=True):
+    """I am; with the server's wall clock in seconds, for an estimate of its offset."""
+
+    id: int
+    received_at: float
+    replied_at: float
+
+
+class Goodbye(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The sender opens nothing more on this connection and is about to close it."""
+
+    code: str = ""
+    message: str = ""
+
+
+def failure_from(error: errors.MeshError, node: str) -> Failure:
+    """Return `error` as it travels; `node` is named unless the error names one itself."""
+    return Failure(
+        code=error.code,
+        message=error.message,
+        node=error.node or node,
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def error_from(failure: Failure) -> errors.MeshError:
+    """Return the error that a `Failure` names."""
+    return errors.from_code(
+        failure.code, failure.message, node=failure.node, retry_after_s=failure.retry_after_s
+    )
