@@ -8,7 +8,10 @@ is handled, or passed on until a door turns it into an answer.
     │   ├── BadRequest         400  unreadable: broken JSON, a missing field where a contract says 400
     │   ├── Unprocessable      422  readable, but an unknown field or a wrong type
     │   ├── Unauthorized       401
+    │   ├── Forbidden          403  a page of another site sent this
     │   ├── NotFound           404  no such route, pipeline, role, model, job
+    │   ├── MethodNotAllowed   405
+    │   ├── Misdirected        421  the Host header names nothing that this node is
     │   ├── TooLarge           413  a body, a frame, a prompt beyond its limit
     │   ├── RateLimited        429  the caller's quota; says when to come back
     │   ├── Cancelled          499  the client went away
@@ -98,6 +101,24 @@ class NotFound(RequestError):
     """No such route, pipeline, role, model or job."""
 
     code, status = "not_found", 404
+
+
+class Forbidden(RequestError):
+    """The caller may not do this, whatever key it has."""
+
+    code, status = "forbidden", 403
+
+
+class MethodNotAllowed(RequestError):
+    """The route exists, with other methods."""
+
+    code, status = "method_not_allowed", 405
+
+
+class Misdirected(RequestError):
+    """The Host header names nothing that this node is."""
+
+    code, status = "misdirected", 421
 
 
 class TooLarge(RequestError):

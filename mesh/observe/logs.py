@@ -13,6 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+FIELDS = "mesh_fields"
 FIELD_CHARS_MAX = 2000  # a field is cut to this: a log is no place for payloads
 
 
@@ -46,7 +47,7 @@ class Log:
         self, level: int, event: str, fields: dict[str, Any], error: BaseException | None = None
     ) -> None:
         if self._logger.isEnabledFor(level):
-            extra = {"fields": {**self._bound, **fields}}
+            extra = {FIELDS: {**self._bound, **fields}}
             self._logger.log(level, "%s", event, extra=extra, exc_info=error)
 
 
@@ -96,7 +97,7 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage()}
-        line |= {key: _value(value) for key, value in getattr(record, "fields", {}).items()}
+        line |= {key: _value(value) for key, value in _fields(record).items()}
         line["log"] = record.name
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -106,11 +107,20 @@ class _Json(logging.Formatter):
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = getattr(record, "fields", {}).items()
+        fields = _fields(record).items()
         pairs = " ".join(f"{key}={_plain(_value(value))}" for key, value in fields)
         level = "" if record.levelno == logging.INFO else f" {record.levelname}"
         line = f"{clock}{level} {_plain(record.getMessage())} {pairs}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {FIELDS, "message", "asctime"}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return an event's fields; parts that use `logging` directly pass them as `extra`."""
+    extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    return extra | getattr(record, FIELDS, {})
 
 
 def _value(value: Any) -> Any:

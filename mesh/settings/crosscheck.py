@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Any, Protocol, get_args
 
+from mesh.policy.plan import problems
 from mesh.settings.report import Report, Source, meant, one_of
-from mesh.settings.topology import Pipeline, Role, Stage, Topology
+from mesh.settings.topology import Role, Stage, Topology
 
 
 class Kind(Protocol):
@@ -39,12 +40,11 @@ def crosscheck(
         if name in kinds:
             _options(name, role, kinds[name], source, report)
     for name, pipeline in topology.pipelines.items():
-        _graph(name, pipeline, source, report)
+        for problem in problems(pipeline, topology.roles):
+            report.note(source, f"pipelines.{name}", problem)
         for index, stage in enumerate(pipeline.stages):
-            key = f"pipelines.{name}.stages.{index}"
-            if stage.role not in topology.roles:
-                _unknown(f"{key}.role", stage.role, topology.roles, source, report)
-            elif stage.role in kinds:
+            if stage.role in kinds:
+                key = f"pipelines.{name}.stages.{index}"
                 _stage(key, stage, kinds[stage.role], source, report)
 
 
@@ -99,40 +99,3 @@ def _stage(key: str, stage: Stage, kind: Kind, source: Source, report: Report) -
         for field in stage.give:
             if field not in kind.gives:
                 _unknown(f"{key}.give", field, kind.gives, source, report)
-
-
-def _graph(name: str, pipeline: Pipeline, source: Source, report: Report) -> None:
-    key = f"pipelines.{name}"
-    if not pipeline.stages:
-        report.add(source, f"{key}.stages", "at least one stage", "none")
-    for stage_name, times in Counter(stage.name for stage in pipeline.stages).items():
-        if times > 1:
-            report.add(source, f"{key}.stages", "distinct names", f"{stage_name!r} {times} times")
-    givers = [*pipeline.input, *(out for stage in pipeline.stages for out in stage.give.values())]
-    for field, times in Counter(givers).items():
-        if times > 1:
-            report.add(source, key, f"one origin of the field {field!r}", str(times))
-    for index, stage in enumerate(pipeline.stages):
-        for field in stage.take.values():
-            if field not in givers:
-                place = f"{key}.stages.{index}.take"
-                what = f"a field that the input or a stage gives ({', '.join(givers)})"
-                _unknown(place, field, givers, source, report, what)
-    for field in pipeline.output:
-        if field not in givers:
-            _unknown(f"{key}.output", field, givers, source, report)
-    _circle(key, pipeline, set(givers), source, report)
-
-
-def _circle(key: str, pipeline: Pipeline, given: set[str], source: Source, report: Report) -> None:
-    """Report stages that wait for each other; fields that nothing gives are another fault."""
-    ready = set(pipeline.input)
-    waiting = list(pipeline.stages)
-    while waiting:
-        able = [stage for stage in waiting if not (set(stage.take.values()) & given) - ready]
-        if not able:
-            names = ", ".join(repr(stage.name) for stage in waiting)
-            report.add(source, f"{key}.stages", "a graph without circles", f"{names} wait in one")
-            return
-        ready.update(field for stage in able for field in stage.give.values())
-        waiting = [stage for stage in waiting if stage not in able]

@@ -43,8 +43,12 @@ class Report:
 
     def add(self, source: Source, key: str, expected: str, found: str, hint: str = "") -> None:
         """Note one problem: where, which key, what was expected, what was found, what to do."""
-        line = f"{source.place(key)}: {key or 'file'}: expected {expected}, found {found}"
-        self.problems.append(f"{line}; {hint}" if hint else line)
+        text = f"expected {expected}, found {found}"
+        self.note(source, key, f"{text}; {hint}" if hint else text)
+
+    def note(self, source: Source, key: str, text: str) -> None:
+        """Note one problem in free words."""
+        self.problems.append(f"{source.place(key)}: {key or 'file'}: {text}")
 
     def raise_any(self) -> None:
         """Raise everything as one error, or return if there is nothing."""

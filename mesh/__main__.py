@@ -1,0 +1,96 @@
+"""The command line: starts one node, or says what is wrong with its settings.
+
+Shell. The one place that turns errors into exit codes: 0 after an orderly end,
+78 for settings that cannot work.
+
+    python -m mesh --config config/n0.toml
+    python -m mesh --config config/n0.toml --check
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mesh.errors import EXIT_SETUP, SetupError
+
+_EXAMPLE = """\
+example:
+  python -m mesh --config config/n0.toml
+  python -m mesh --config config/n0.toml --check
+  MESH__LISTEN__HTTP=0.0.0.0:9000 python -m mesh --config config/n0.toml --show
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    if not __debug__:
+        # Asserts guard the machines' invariants; a node without them could go on wrongly.
+        _say("mesh does not run under python -O: its asserts are part of it")
+        return EXIT_SETUP
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except SetupError as error:
+        _say(f"mesh cannot start, {len(error.problems)} problem(s):")
+        for problem in error.problems:
+            _say(f"  {problem}")
+        return EXIT_SETUP
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mesh",
+        description="Run one node of a mesh.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="node.toml of this machine")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a field, e.g. listen.http=127.0.0.1:9000; may be repeated",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="check both files, then exit")
+    what.add_argument(
+        "--show", action="store_true", help="print each effective value with its origin, then exit"
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from mesh.roles import custom
+    from mesh.settings.load import load, render
+
+    settings = load(options.config, environ=os.environ, overrides=options.set, kind_of=custom.find)
+    if options.check:
+        print(f"{options.config} and {settings.node.topology} are in order")  # noqa: T201
+        return 0
+    if options.show:
+        print("\n".join(render(settings)))  # noqa: T201
+        return 0
+
+    import uvloop
+
+    from mesh.node import Node
+    from mesh.observe import logs
+
+    logs.configure(settings.node.log.level)
+    gc.freeze()  # what start-up made lives for ever: the collector need not look at it again
+    uvloop.run(Node(settings).run())
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

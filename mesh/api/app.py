@@ -1,0 +1,97 @@
+"""Puts the doors together and opens them.
+
+Shell: aiohttp's application and its listening socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+
+from aiohttp import http_parser, web
+
+from mesh.api import native, pages, seeds, status
+from mesh.api.guard import middleware
+from mesh.api.parts import PARTS, Parts
+from mesh.errors import SetupError
+
+KEEPALIVE_S = 75.0  # above the 15 s after which aiohttp's client drops idle connections
+HEADERS_MAX = 64
+BACKLOG = 1024  # connections that wait to be accepted; the usual 128 is one burst of a load test
+
+
+def build(parts: Parts, more: Sequence[web.RouteDef] = ()) -> web.Application:
+    """Return the application with every door."""
+    # A body of exactly the limit passes, one byte more does not.
+    app = web.Application(
+        middlewares=[middleware(parts)], client_max_size=parts.settings.limits.body_bytes_max
+    )
+    app[PARTS] = parts
+    for routes in (native, seeds, status, pages):
+        app.add_routes(routes.routes())
+    app.add_routes(more)
+    return app
+
+
+class Doors:
+    """The listening side of an application."""
+
+    def __init__(self, app: web.Application) -> None:
+        # The parser in Python has had request-smuggling faults that the one in C had not.
+        if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+            raise SetupError("aiohttp runs without its C parser; unset AIOHTTP_NO_EXTENSIONS")
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,  # a client that goes away ends its work
+            keepalive_timeout=KEEPALIVE_S,
+            max_headers=HEADERS_MAX,
+            shutdown_timeout=1.0,  # the drain has waited already
+        )
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on a bound socket."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._runner.cleanup()
+
+
+def bind(key: str, address: str) -> socket.socket:
+    """Return a socket bound to "host:port"; bound early, so that its port is known early.
+
+    Args:
+        key: of the setting, for messages.
+        address: port 0 asks the system for a free one.
+
+    Raises:
+        SetupError: the port is taken, or the address is not ours.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        family, kind, protocol, _, place = infos[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SetupError(f"{key}: cannot listen on {address!r}: {error.strerror}") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            message = f"{key}: {address!r} is taken by another process; choose another port"
+            raise SetupError(message) from error
+        raise SetupError(f"{key}: cannot listen on {address!r}: {error.strerror}") from error
+    return sock
+
+
+def address_of(sock: socket.socket) -> str:
+    """Return the "host:port" that a socket is bound to."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,132 @@
+"""Gathers the numbers of a node for `/stats` and `/metrics` from the parts that count them.
+
+Shell: reads their `statistics()`; counts nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mesh.api.native import members_of, serving
+from mesh.flow.admission import Admission
+from mesh.flow.local import LocalRoles
+from mesh.flow.pipeline import Pipelines
+from mesh.flow.router import Router
+from mesh.gossip.member import Member, Status
+from mesh.net.membership import Membership
+from mesh.net.peers import Peers
+from mesh.observe.metrics import Metrics, Sample
+from mesh.observe.stats import Process
+from mesh.ring.ring import Ring
+from mesh.settings.topology import Topology
+
+
+@dataclass(slots=True)
+class Figures:
+    """All parts of a node that count something."""
+
+    topology: Callable[[], Topology]
+    membership: Membership
+    peers: Peers
+    local: LocalRoles
+    router: Router
+    pipelines: Pipelines
+    admission: Admission
+    process: Process
+    _ring: tuple[int, dict[str, Any]] = field(default=(-1, {}))
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what `/stats` shows below the door's own counts."""
+        return {
+            "members": members_of(self.membership.members),
+            "ring": self.ring(),
+            "roles": self.roles(),
+            "pipelines": self.pipelines.statistics(),
+            "peers": self.edges(),
+            "routes": self.router.statistics(),
+            "door": self.admission.statistics(),
+            "gossip": self.membership.statistics(),
+            "process": self.process.statistics(),
+        }
+
+    def ring(self) -> dict[str, Any]:
+        """Return the ring of all live members: its version, and each one's share."""
+        if self._ring[0] != self.membership.version:
+            ring = Ring({m.facts.name: m.facts.weight for m in live(self.membership.members)})
+            shares = {name: round(share, 4) for name, share in ring.shares().items()}
+            shown = {"version": ring.version, "share": shares}
+            self._ring = (self.membership.version, shown)
+        return self._ring[1]
+
+    def roles(self) -> dict[str, dict[str, Any]]:
+        """Return every role with its placement; those of this node with their figures."""
+        own = self.local.statistics()
+        members = self.membership.members
+        return {
+            name: {
+                "kind": role.kind,
+                "expected": role.nodes,
+                "placement": serving(members, name),
+                **own.get(name, {}),
+            }
+            for name, role in self.topology().roles.items()
+        }
+
+    def edges(self) -> dict[str, Any]:
+        """Return the figures of each connection, by the peer's address, with its name."""
+        names = {member.address: member.facts.name for member in self.membership.members}
+        return {
+            address: {"node": names.get(address, ""), **edge}
+            for address, edge in self.peers.statistics().items()
+        }
+
+    def declare(self, metrics: Metrics) -> None:
+        """Add to the metrics what is read at the scrape."""
+        one = metrics.add_gauge
+        total = metrics.add_counter
+        one("mesh_members_nodes", "Members by status.", ("status",), self._by_status)
+        one("mesh_ring_share_ratio", "Share of the ring.", ("node",), self._shares)
+        one("mesh_process_resident_bytes", "Memory.", (), lambda: [((), self.process.rss_bytes())])
+        total("mesh_process_cpu_seconds", "Processor time.", (), self._cpu)
+        one("mesh_role_queue_items", "Items waiting at this node.", ("role",), self._role("queued"))
+        total("mesh_role_batches", "Batches run here.", ("role",), self._role("total_batches"))
+        total("mesh_role_items", "Items run here.", ("role",), self._role("total_items"))
+        total("mesh_peer_received_bytes", "Bytes from peers.", ("node",), self._edge("bytes_in"))
+        total("mesh_peer_sent_bytes", "Bytes to peers.", ("node",), self._edge("bytes_out"))
+
+    def _by_status(self) -> Iterator[Sample]:
+        for status in Status:
+            count = sum(m.status is status for m in self.membership.members)
+            yield (status.name.lower(),), count
+
+    def _shares(self) -> Iterator[Sample]:
+        for name, share in self.ring()["share"].items():
+            yield (name,), share
+
+    def _cpu(self) -> Iterator[Sample]:
+        yield (), self.process.cpu_seconds()
+
+    def _role(self, key: str) -> Callable[[], Iterator[Sample]]:
+        def read() -> Iterator[Sample]:
+            for name, figures in self.local.statistics().items():
+                if key in figures:
+                    yield (name,), figures[key]
+
+        return read
+
+    def _edge(self, key: str) -> Callable[[], Iterator[Sample]]:
+        def read() -> Iterator[Sample]:
+            totals: dict[str, float] = {}
+            for address, edge in self.edges().items():
+                name = edge["node"] or address
+                totals[name] = totals.get(name, 0) + edge.get(key, 0)
+            yield from (((name,), value) for name, value in totals.items())
+
+        return read
+
+
+def live(members: tuple[Member, ...]) -> list[Member]:
+    """Return the members that are there, suspects among them."""
+    return [m for m in members if m.status in (Status.ALIVE, Status.SUSPECT)]

@@ -1,0 +1,241 @@
+"""Stands before every handler: ids, hosts, keys, origins; and after it: errors, metrics, one line.
+
+Shell: the one middleware, and the one place that turns errors into answers.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from mesh.api.answer import error_body, failed
+from mesh.api.intake import REQUEST_ID, request_id
+from mesh.api.parts import Parts
+from mesh.errors import (
+    BadRequest,
+    Forbidden,
+    MeshError,
+    MethodNotAllowed,
+    Misdirected,
+    NotFound,
+    RoleError,
+    TooLarge,
+    Unauthorized,
+)
+from mesh.observe.logs import Quota
+
+FREE = frozenset({"/livez", "/healthz", "/readyz", "/", "/console.js", "/console.css"})
+"""Open without a key: what an orchestrator asks, and the page in which a person types the key."""
+HOSTS_MAX = 256  # verdicts kept; a caller may send any Host
+Shape = Callable[[MeshError], dict[str, Any]]
+SHAPE: web.RequestKey[Shape] = web.RequestKey("shape")
+"""Set by doors whose contract fixes another shape of errors."""
+PARTIAL: web.RequestKey[str] = web.RequestKey("partial", str)
+"""Set when an answer began well and ended in an error; holds its code."""
+
+
+class Guard:
+    """Who may speak to this node over HTTP."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._keys = [key.encode() for key in parts.settings.security.api_keys]
+        self._origins = frozenset(parts.settings.security.cors_origins)
+        self._verdicts: dict[str, bool] = {}
+
+    def check(self, request: web.Request) -> None:
+        """Raise unless host, origin and key are in order."""
+        host = request.headers.get("Host", "")
+        if not self._is_ours(host):
+            raise Misdirected(
+                f"this node is not {host[:80]!r}; name it in security.hosts if it should be"
+            )
+        self._check_origin(request, host)
+        if self._keys and request.path not in FREE and request.method != "OPTIONS":
+            self._check_key(request.headers.get("Authorization", ""))
+
+    def cors(self, request: web.Request) -> dict[str, str]:
+        """Return the headers that let the page of an allowed origin read the answer."""
+        origin = request.headers.get("Origin")
+        if not self._origins or origin is None or not self._is_allowed(origin):
+            return {}
+        allowed = "*" if "*" in self._origins else origin
+        return {
+            "Access-Control-Allow-Origin": allowed,
+            "Access-Control-Allow-Methods": "GET, POST, DELETE",
+            "Access-Control-Allow-Headers": (
+                "Authorization, Content-Type, X-Request-ID, X-Deadline-Ms, X-Priority, traceparent"
+            ),
+            "Access-Control-Expose-Headers": "X-Request-ID, Retry-After",
+            "Access-Control-Max-Age": "600",
+            "Vary": "Origin",
+        }
+
+    def _is_ours(self, host: str) -> bool:
+        verdict = self._verdicts.get(host)
+        if verdict is None:
+            if len(self._verdicts) >= HOSTS_MAX:
+                self._verdicts.clear()
+            verdict = self._verdicts[host] = is_own_host(host, self._names())
+            if not verdict:
+                del self._verdicts[host]  # a member of that name may join
+        return verdict
+
+    def _names(self) -> set[str]:
+        settings = self._parts.settings
+        addresses = [settings.listen.http, settings.advertise.http]
+        addresses += [member.facts.http for member in self._parts.members()]
+        names = {address.rpartition(":")[0] for address in addresses}
+        names |= {member.facts.name for member in self._parts.members()}
+        return names | {settings.name, socket.gethostname(), *settings.security.hosts}
+
+    def _check_origin(self, request: web.Request, host: str) -> None:
+        origin = request.headers.get("Origin")
+        if origin is None or request.method in ("GET", "HEAD", "OPTIONS"):
+            return
+        if urlsplit(origin).netloc != host and not self._is_allowed(origin):
+            raise Forbidden(f"pages of {origin[:80]!r} may not call; see security.cors_origins")
+
+    def _is_allowed(self, origin: str) -> bool:
+        return "*" in self._origins or origin in self._origins
+
+    def _check_key(self, header: str) -> None:
+        scheme, _, key = header.partition(" ")
+        given = key.strip().encode() if scheme.lower() == "bearer" else b""
+        # Every key is compared, in constant time: the duration tells nothing about any.
+        matches = [hmac.compare_digest(given, key) for key in self._keys]
+        if not any(matches):
+            raise Unauthorized("this node wants `Authorization: Bearer KEY` with one of its keys")
+
+
+def is_own_host(host: str, names: Iterable[str]) -> bool:
+    """Return whether a Host header may mean this node.
+
+    An address cannot have been rebound by somebody else's DNS; a name must be one
+    of ours, or any page could read us through its own name.
+    """
+    split = urlsplit(f"//{host}")
+    try:
+        name = (split.hostname or "").rstrip(".")
+        split.port  # noqa: B018 - raises when it is no number
+    except ValueError:
+        return False
+    own = {known.strip("[]").lower() for known in names}
+    if "*" in own or name in own or name == "localhost" or name.endswith(".localhost"):
+        return bool(name)
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def middleware(parts: Parts) -> Middleware:
+    """Return the one middleware of the application."""
+    guard = Guard(parts)
+    quota = Quota(parts.settings.log.request_lines_s_max)
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began_s = time.monotonic()
+        parts.metrics.http_active.inc()
+        status, code = 499, "cancelled"
+        try:
+            request[REQUEST_ID] = secrets.token_hex(8)  # until the caller's own is found good
+            response, code = await _answer(request, handler, guard, parts)
+            status = response.status
+            if not response.prepared:
+                response.headers["X-Request-ID"] = request[REQUEST_ID]
+                response.headers.update(guard.cors(request))
+        finally:
+            parts.metrics.http_active.dec()
+            code = request.get(PARTIAL, code)
+            _note(parts, quota, request, status, code, time.monotonic() - began_s)
+        return response
+
+    return guarded
+
+
+async def _answer(
+    request: web.Request, handler: Handler, guard: Guard, parts: Parts
+) -> tuple[web.StreamResponse, str]:
+    """Return the handler's answer, or the one for its error, with the error's code."""
+    try:
+        request[REQUEST_ID] = request_id(request.headers.get("X-Request-ID"))
+        guard.check(request)
+        if request.method == "OPTIONS" and guard.cors(request):
+            return web.Response(status=204), ""
+        return await handler(request), ""
+    except MeshError as error:
+        known = error
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        known = _translated(request, error)
+        return _shaped(request, known, dict(error.headers)), known.code
+    except Exception as error:  # noqa: BLE001 - a root: the connection must get an answer
+        parts.log.error("request.crashed", error, id=request[REQUEST_ID], path=request.path)
+        known = RoleError(f"{type(error).__name__} in this node; its log has the traceback")
+    return _shaped(request, known, {}), known.code
+
+
+def _shaped(request: web.Request, error: MeshError, headers: dict[str, str]) -> web.Response:
+    shape = request.get(SHAPE)
+    body = shape(error) if shape else error_body(error, request[REQUEST_ID])
+    response = failed(error, body)
+    if "Allow" in headers:
+        response.headers["Allow"] = headers["Allow"]
+    return response
+
+
+def _translated(request: web.Request, error: web.HTTPException) -> MeshError:
+    """Return aiohttp's error as one of ours."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return MethodNotAllowed(f"{request.path} takes {allowed}, not {request.method}")
+    if error.status == 404:
+        return NotFound(f"no route {request.path[:200]!r}; /docs lists them")
+    if error.status == 413:
+        return TooLarge(error.text or error.reason)
+    return BadRequest(error.text or error.reason)
+
+
+def _note(
+    parts: Parts, quota: Quota, request: web.Request, status: int, code: str, took_s: float
+) -> None:
+    """Count one request, and write its line if it is worth one."""
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "(unknown)"
+    parts.metrics.http_requests.labels(route, _method(request.method), str(status)).inc()
+    parts.metrics.http_seconds.labels(route).observe(took_s)
+    is_work = request.method == "POST"
+    if not is_work and status < 500:
+        return
+    is_quiet = not code and took_s < parts.settings.log.slow_s
+    skipped = quota.take(time.monotonic()) if is_quiet else 0
+    if skipped is None:
+        return
+    more = {"skipped": skipped} if skipped else {}
+    parts.log.info(
+        "request.answered",
+        id=request[REQUEST_ID],
+        route=request.path if resource is not None else route,
+        status=status,
+        ms=round(took_s * 1000.0, 2),
+        outcome=code or "ok",
+        **more,
+    )
+
+
+def _method(method: str) -> str:
+    """Return the method as a label; callers may invent any, and labels must stay few."""
+    return method if method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS") else "other"

@@ -1,0 +1,169 @@
+"""Turns what came in by HTTP into typed values, or into the error that says what was expected.
+
+Shell: reads the body and the clock. Nothing behind this file sees a header or
+raw JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from mesh.api.parts import PARTS, Types
+from mesh.errors import BadRequest, DeadlineExceeded, TooLarge, Unprocessable
+from mesh.observe.traces import continued
+from mesh.policy.request import Priority, Request
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_INTEGER = re.compile(r"-?[0-9]{1,15}")
+_PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+
+
+def request_id(header: str | None) -> str:
+    """Return the caller's id, or a new one.
+
+    Raises:
+        Unprocessable: the id is empty, too long, or not printable ASCII.
+    """
+    if header is None:
+        return secrets.token_hex(8)
+    if not _ID.fullmatch(header):
+        raise Unprocessable("X-Request-ID must be 1 to 128 printable ASCII characters, no spaces")
+    return header
+
+
+def deadline_of(request: web.Request, default_s: float) -> float:
+    """Return until when to answer, monotonic seconds.
+
+    Raises:
+        Unprocessable: the header is no whole number.
+        DeadlineExceeded: no time is left.
+    """
+    limits = request.app[PARTS].settings.limits
+    text = request.headers.get("X-Deadline-Ms")
+    if text is None:
+        return time.monotonic() + min(default_s, limits.deadline_s_max)
+    if not _INTEGER.fullmatch(text):
+        raise Unprocessable(f"X-Deadline-Ms must be whole milliseconds, not {text[:40]!r}")
+    if int(text) <= 0:
+        raise DeadlineExceeded(f"the deadline had passed on arrival: {text} ms were left")
+    return time.monotonic() + min(int(text) / 1000.0, limits.deadline_s_max)
+
+
+def request_of(request: web.Request, deadline_s: float = 0.0) -> Request:
+    """Return who asks, until when and how urgently, from the headers.
+
+    Args:
+        request: of aiohttp, with its id already in it.
+        deadline_s: time for callers that name none; 0: the node's limit.
+    """
+    default_s = deadline_s or request.app[PARTS].settings.limits.deadline_s
+    priority = request.headers.get("X-Priority", "normal")
+    if priority not in _PRIORITIES:
+        expected = ", ".join(_PRIORITIES)
+        raise Unprocessable(f"X-Priority must be one of {expected}, not {priority[:40]!r}")
+    return Request(
+        id=request[REQUEST_ID],
+        deadline_s=deadline_of(request, default_s),
+        priority=_PRIORITIES[priority],
+        traceparent=continued(request.headers.get("traceparent", "")),
+    )
+
+
+async def body_of(request: web.Request, deadline_s: float) -> dict[str, Any]:
+    """Return the body, a JSON object.
+
+    Raises:
+        TooLarge: beyond `limits.body_bytes_max`; seen from the head where it says so.
+        BadRequest: no JSON.
+        Unprocessable: JSON, but no object.
+        DeadlineExceeded: the body came too slowly.
+    """
+    bytes_max = request.app[PARTS].settings.limits.body_bytes_max
+    if (request.content_length or 0) > bytes_max:
+        raise TooLarge(f"the body has {request.content_length} bytes; at most {bytes_max} are read")
+    try:
+        async with asyncio.timeout(deadline_s - time.monotonic()):
+            raw = await request.read()
+    except TimeoutError as error:
+        raise DeadlineExceeded("the deadline passed while the body was read") from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise TooLarge(f"the body is longer than {bytes_max} bytes") from error
+    except web.RequestPayloadError as error:
+        raise BadRequest(f"the body cannot be read: {error}") from error
+    return parsed(raw)
+
+
+def parsed(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object in `raw`."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Unprocessable(f"the body must be a JSON object, not {_kind(body)}")
+    return body
+
+
+def typed(fields: Mapping[str, Any], types: Types) -> dict[str, Any]:
+    """Return `fields` with values of the types named; fields without a type pass as they are.
+
+    Raises:
+        Unprocessable: one field does not fit, which is named with what was expected.
+    """
+    return {name: _typed(name, value, types.get(name, Any)) for name, value in fields.items()}
+
+
+def flag_of(body: dict[str, Any], name: str) -> bool:
+    """Take an optional true or false out of the body."""
+    value = body.pop(name, False)
+    if not isinstance(value, bool):
+        raise Unprocessable(f"{name!r} must be true or false, not {_kind(value)}")
+    return value
+
+
+def id_of(body: dict[str, Any], default: str) -> str:
+    """Take an optional request id out of the body."""
+    value = body.pop("request_id", default)
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise Unprocessable("'request_id' must be 1 to 128 printable ASCII characters, no spaces")
+    return value
+
+
+def renamed(asked: Request, new_id: str) -> Request:
+    """Return the same request under the id that its body gave."""
+    return replace(asked, id=new_id)
+
+
+def is_array_type(kind: Any) -> bool:
+    """Return whether a role's field wants a NumPy array; says so without importing NumPy."""
+    module = getattr(kind, "__module__", "") or ""
+    return module.partition(".")[0] == "numpy" or "ndarray" in str(kind)
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    if kind is Any or is_array_type(kind):
+        return value  # lists become arrays where the role takes them
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text = str(error).replace("`", "")
+        raise Unprocessable(f"field {name!r}: {text[0].lower()}{text[1:]}") from error
+    except TypeError:
+        return value  # a type of the role's own that JSON cannot be checked against
+
+
+def _kind(value: Any) -> str:
+    """Return what JSON calls a value of this type."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "null" if value is None else "a number")

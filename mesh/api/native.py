@@ -1,0 +1,234 @@
+"""The mesh's own doors: pipelines, single roles, and what there is.
+
+Shell: each handler turns a body into fields, hands them on, and turns what comes
+back into an answer. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from mesh.api import answer, intake
+from mesh.api.guard import PARTIAL
+from mesh.api.parts import PARTS, Parts
+from mesh.errors import MeshError, NotFound, RoleError
+from mesh.flow.pipeline import FieldReady, Outcome, TokenPiece
+from mesh.gossip.member import Member, Status
+from mesh.observe.traces import Trace
+from mesh.policy.request import Request
+
+Flow = AsyncIterator[FieldReady | TokenPiece | Outcome]
+
+
+def routes() -> list[web.RouteDef]:
+    """Return the routes of this file."""
+    return [
+        web.post("/v1/pipelines/{name}", run_pipeline),
+        web.get("/v1/pipelines", list_pipelines),
+        web.post("/v1/roles/{name}", run_role),
+        web.get("/v1/roles", list_roles),
+        web.get("/v1/members", list_members),
+        web.get("/v1/traces/{id}", get_trace),
+        web.get("/topology", get_topology),
+    ]
+
+
+async def run_pipeline(request: web.Request) -> web.StreamResponse:
+    """Answer a pipeline's input with its output and trace, at once or as events."""
+    parts, name = request.app[PARTS], request.match_info["name"]
+    pipeline = parts.topology.pipelines.get(name)
+    if pipeline is None:
+        raise NotFound(f"no pipeline {name[:80]!r}; there are: {_names(parts.topology.pipelines)}")
+    asked = intake.request_of(request, pipeline.deadline_s)
+    with parts.admission.admit(asked):
+        body = await intake.body_of(request, asked.deadline_s)
+        wants_events, asked = _taken(request, body, asked, pipeline.input)
+        fields = intake.typed(body, parts.input_types.get(name, {}))
+        if wants_events:
+            return await send_events(
+                request, asked, name, parts.pipelines.stream(name, fields, asked)
+            )
+        outcome = await parts.pipelines.run(name, fields, asked)
+        note(parts, name, outcome.trace)
+        return answer.json({**outcome.fields, "trace": outcome.trace})
+
+
+async def run_role(request: web.Request) -> web.StreamResponse:
+    """Answer one role's item."""
+    parts, name = request.app[PARTS], request.match_info["name"]
+    if name not in parts.topology.roles:
+        raise NotFound(f"no role {name[:80]!r}; there are: {_names(parts.topology.roles)}")
+    asked = intake.request_of(request)
+    with parts.admission.admit(asked):
+        body = await intake.body_of(request, asked.deadline_s)
+        wants_events, asked = _taken(request, body, asked, tuple(parts.role_types.get(name, {})))
+        if wants_events:
+            flow = parts.pipelines.stream_role(name, body, asked)
+            return await send_events(request, asked, f"role {name}", flow)
+        outcome = await parts.pipelines.run_role(name, body, asked)
+        note(parts, f"role {name}", outcome.trace)
+        return answer.json({**outcome.fields, "trace": outcome.trace})
+
+
+async def list_pipelines(request: web.Request) -> web.Response:
+    """Return every pipeline with its fields and stages."""
+    pipelines = request.app[PARTS].topology.pipelines
+    return answer.json(
+        {
+            "pipelines": [
+                {
+                    "name": name,
+                    "input": pipeline.input,
+                    "output": pipeline.output,
+                    "stages": [
+                        {"name": s.name, "role": s.role, "take": s.take, "give": s.give}
+                        for s in pipeline.stages
+                    ],
+                }
+                for name, pipeline in pipelines.items()
+            ]
+        }
+    )
+
+
+async def list_roles(request: web.Request) -> web.Response:
+    """Return every role with where it is meant to be and where it is."""
+    parts = request.app[PARTS]
+    return answer.json(
+        {
+            "roles": [
+                {
+                    "name": name,
+                    "kind": role.kind,
+                    "model": role.model,
+                    "route": role.route,
+                    "nodes": role.nodes,
+                    "replicas": role.replicas,
+                    "serving": serving(parts.members(), name),
+                    "takes": list(parts.role_types.get(name, {})),
+                }
+                for name, role in parts.topology.roles.items()
+            ]
+        }
+    )
+
+
+async def list_members(request: web.Request) -> web.Response:
+    """Return the mesh as this node sees it."""
+    parts = request.app[PARTS]
+    return answer.json({"seen_by": parts.settings.name, "members": members_of(parts.members())})
+
+
+async def get_trace(request: web.Request) -> web.Response:
+    """Return where the time of one request went."""
+    trace_id = request.match_info["id"]
+    trace = request.app[PARTS].traces.get(trace_id)
+    if trace is None:
+        raise NotFound(f"no trace {trace_id[:128]!r} here: never seen by this door, or forgotten")
+    return answer.json(trace)
+
+
+async def get_topology(request: web.Request) -> web.Response:
+    """Return the topology in force, as its file says it."""
+    parts = request.app[PARTS]
+    if "application/toml" in request.headers.get("Accept", ""):
+        return web.Response(text=parts.topology_text, content_type="application/toml")
+    mesh = parts.topology.mesh
+    return answer.json({"name": mesh.name, "epoch": mesh.epoch, "toml": parts.topology_text})
+
+
+def members_of(members: tuple[Member, ...]) -> list[dict[str, Any]]:
+    """Return members as `/v1/members` and `/stats` show them."""
+    return [
+        {
+            "id": member.id,
+            "name": member.facts.name,
+            "status": member.status.name.lower(),
+            "incarnation": member.incarnation,
+            "peer": member.address,
+            "http": member.facts.http,
+            "roles": member.facts.roles,
+            "load_s": round(member.facts.load, 4),
+            "draining": member.facts.draining,
+            "zone": member.facts.zone,
+            "topology_epoch": member.facts.topology_epoch,
+        }
+        for member in members
+    ]
+
+
+def serving(members: tuple[Member, ...], role: str) -> list[str]:
+    """Return the names of the live members that have a role loaded."""
+    return sorted(
+        member.facts.name
+        for member in members
+        if member.status in (Status.ALIVE, Status.SUSPECT) and role in member.facts.roles
+    )
+
+
+def note(parts: Parts, name: str, trace: Trace) -> None:
+    """Keep and count the trace of a finished request."""
+    parts.traces.add(trace)
+    parts.metrics.observe_trace(name, trace)
+
+
+async def send_events(
+    request: web.Request, asked: Request, name: str, flow: Flow
+) -> web.StreamResponse:
+    """Send a pipeline's answer as it comes.
+
+    What fails before the first event still gets its own status; afterwards it is
+    an `error` event. A client that goes away cancels this handler, and closing
+    `flow` cancels the work.
+    """
+    parts = request.app[PARTS]
+    async with aclosing(flow):  # type: ignore[type-var]
+        first = await anext(flow)
+        response = web.StreamResponse(
+            headers={**answer.HEADERS, "X-Accel-Buffering": "no", "X-Request-ID": asked.id}
+        )
+        response.content_type = answer.EVENTS
+        await response.prepare(request)
+        try:
+            await response.write(_event(parts, name, first))
+            async for part in flow:
+                await response.write(_event(parts, name, part))
+        except MeshError as error:
+            request[PARTIAL] = error.code
+            await response.write(answer.event("error", answer.error_body(error, asked.id)))
+        except Exception as error:  # noqa: BLE001 - the stream has begun: it must end with a word
+            request[PARTIAL] = RoleError.code
+            parts.log.error("request.crashed", error, id=asked.id, path=request.path)
+            known = RoleError(f"{type(error).__name__} in this node; its log has the traceback")
+            await response.write(answer.event("error", answer.error_body(known, asked.id)))
+    await response.write_eof()
+    return response
+
+
+def _event(parts: Parts, name: str, part: FieldReady | TokenPiece | Outcome) -> bytes:
+    if isinstance(part, TokenPiece):
+        return answer.event("token", {"field": part.field, "text": part.text})
+    if isinstance(part, FieldReady):
+        return answer.event("field", {"name": part.name, "value": part.value})
+    note(parts, name, part.trace)
+    return answer.event("done", {**part.fields, "trace": part.trace})
+
+
+def _taken(
+    request: web.Request, body: dict[str, Any], asked: Request, own: tuple[str, ...]
+) -> tuple[bool, Request]:
+    """Take `stream` and `request_id` out of the body, unless they are fields of the pipeline."""
+    wants_events = "stream" not in own and intake.flag_of(body, "stream")
+    wants_events = wants_events or answer.EVENTS in request.headers.get("Accept", "")
+    if "request_id" not in own and "request_id" in body:
+        asked = intake.renamed(asked, intake.id_of(body, asked.id))
+        request[intake.REQUEST_ID] = asked.id
+    return wants_events, asked
+
+
+def _names(table: Any) -> str:
+    return ", ".join(sorted(table)) or "none"

@@ -1,0 +1,65 @@
+"""What the HTTP doors stand on: the parts of a node that they call.
+
+Pure values. `mesh.node` fills a `Parts`; handlers find it in their application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from mesh.flow.admission import Admission
+from mesh.flow.pipeline import Pipelines
+from mesh.flow.single import SingleFlight
+from mesh.gossip.member import Member
+from mesh.observe.logs import Log
+from mesh.observe.metrics import Metrics
+from mesh.observe.traces import Traces
+from mesh.settings.schema import Node
+from mesh.settings.topology import Topology
+
+Types = Mapping[str, Any]
+"""Names of fields with their types, e.g. `{"text": str}`; a field whose type is unknown has Any."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """One node, as its doors see it.
+
+    Attributes:
+        settings: the node's own.
+        topology: the one in force.
+        topology_text: the file that it came from.
+        pipelines: runs pipelines and single roles.
+        admission: says who may enter.
+        members: the mesh as this node sees it now.
+        why_not_ready: a reason, or "" when this node may be sent requests.
+        statistics: what `/stats` shows.
+        role_types: what each role takes, as far as its class can be seen from here.
+        input_types: what each pipeline's input takes.
+        metrics: counted by the doors.
+        traces: kept for `/v1/traces/{id}`.
+        log: one line per request goes here.
+        joined: requests in flight by an id that others may join.
+    """
+
+    settings: Node
+    topology: Topology
+    topology_text: str
+    pipelines: Pipelines
+    admission: Admission
+    members: Callable[[], tuple[Member, ...]]
+    why_not_ready: Callable[[], str]
+    statistics: Callable[[], dict[str, Any]]
+    role_types: Mapping[str, Types]
+    input_types: Mapping[str, Types]
+    metrics: Metrics
+    traces: Traces
+    log: Log
+    joined: SingleFlight[Any] = field(default_factory=SingleFlight)
+
+
+PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)

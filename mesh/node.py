@@ -1,0 +1,391 @@
+"""One node, put together from its parts: the one file that knows all of them.
+
+Shell. A life in order: check what must be there → open the doors (not ready yet)
+→ meet the mesh and load roles → serve → drain → finish → leave → stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import time
+
+from mesh.api import app
+from mesh.api.figures import Figures, live
+from mesh.api.parts import Parts, Types
+from mesh.errors import SetupError
+from mesh.flow.admission import Admission
+from mesh.flow.directory import Directory
+from mesh.flow.local import SERVICE, LocalRoles, Reply
+from mesh.flow.pipeline import Pipelines
+from mesh.flow.router import Router
+from mesh.flow.serving import Serving
+from mesh.gossip.member import Facts, Status
+from mesh.models import sources
+from mesh.net.membership import Membership
+from mesh.net.peers import Peers
+from mesh.observe import logs
+from mesh.observe.metrics import Metrics
+from mesh.observe.stats import Lag, Process
+from mesh.observe.traces import Traces
+from mesh.ring.placement import place
+from mesh.roles import custom
+from mesh.settings.load import Settings, may_run
+from mesh.settings.topology import Role, Topology
+from mesh.wire.messages import Answer, Call
+
+LOAD_EVERY_S = 1.0  # how often news of this node's load is considered
+LOAD_STEP_S = 0.05  # a change of load that is smaller is no news
+LEAVE_S = 3.0  # for telling the others; the protocol itself bounds it to two
+
+
+class Node:
+    """One node of a mesh.
+
+    Args:
+        settings: everything that it was told.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.topology = settings.node, settings.topology
+        self._topology_text = settings.topology_text
+        self.log = logs.named("mesh.node", node=self.settings.name)
+        self.http_address = self.peer_address = ""
+        self._stop = asyncio.Event()
+        self._began_s = time.monotonic()
+        self._serving = Serving()
+
+    async def run(self, *, signals: bool = True) -> None:
+        """Live until told to stop.
+
+        Raises:
+            SetupError: something that this node needs is not there.
+        """
+        if signals:
+            self._listen_to_signals()
+        try:
+            await self.open()
+            await self._live()
+        finally:
+            await self.aclose()
+
+    async def open(self) -> None:
+        """Check what must be there, open both doors, and put the parts together."""
+        self._check_files()
+        self._build_inner()
+        self.peer_address = await self.peers.listen(self.settings.listen.peer)
+        self._doors = app.bind("listen.http", self.settings.listen.http)
+        self.http_address = app.address_of(self._doors)
+        self._build_outer()
+        await self._site.start(self._doors)
+        await self.membership.start()
+        self.log.info("node.opened", http=self.http_address, peer=self.peer_address)
+
+    def stop(self) -> None:
+        """Begin the orderly end."""
+        self._stop.set()
+
+    def why_not_ready(self) -> str:
+        """Return why this node should not be sent requests yet or any more, or ""."""
+        if self.admission.is_draining:
+            return "draining: this node is about to leave"
+        missing = [name for name in self._own_roles() if name not in self.local.ready]
+        if missing:
+            return f"loading roles: {', '.join(missing)}"
+        if not self._knows_mesh():
+            return "joining: no seed has answered yet"
+        return ""
+
+    async def aclose(self) -> None:
+        """Close every part that is open."""
+        for part in (getattr(self, name, None) for name in ("_site", "local", "peers")):
+            if part is not None:
+                await part.aclose()
+        doors = getattr(self, "_doors", None)
+        if doors is not None:
+            doors.close()
+
+    # ------------------------------------------------------------------ building
+
+    def _check_files(self) -> None:
+        """Report every missing model at once, before anything listens."""
+        problems = []
+        for name in sorted({role.model for role in self._own_roles().values() if role.model}):
+            model = self.topology.models[name]
+            try:
+                sources.locate(model.source, model.sha256)
+            except SetupError as error:
+                problems += [f"models.{name}: {problem}" for problem in error.problems]
+        try:
+            self.settings.data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problems.append(f"data: cannot make the folder {str(self.settings.data)!r}: {error}")
+        if problems:
+            raise SetupError(*problems)
+
+    def _build_inner(self) -> None:
+        """Make the parts that need no address."""
+        settings = self.settings
+        self.admission = Admission(settings.limits)
+        self.peers = Peers(
+            mesh_name=self.topology.mesh.name,
+            node=settings.name,
+            secret=settings.security.secret,
+            limits=settings.limits,
+        )
+        self.local = LocalRoles(
+            node=settings.name,
+            data=settings.data,
+            compute=settings.compute,
+            limits=settings.limits,
+            changed=self._tell,
+        )
+        self.peers.serve(SERVICE, self._handle)
+
+    def _build_outer(self) -> None:
+        """Make the parts that need this node's addresses."""
+        settings, rng = self.settings, random.Random()
+        self.membership = Membership(
+            mesh_name=self.topology.mesh.name,
+            secret=settings.security.secret,
+            settings=settings.gossip,
+            listen=self.peer_address,
+            advertise=settings.advertise.peer,
+            seeds=settings.join.seeds,
+            facts=Facts(name=settings.name),
+            identity=settings.data / "identity.json",
+            rng=rng,
+            peers=self.peers,
+        )
+        self._tell()
+        directory = Directory(self.membership, self._topology)
+        self.router = Router(
+            directory=directory,
+            local=self.local,
+            peers=self.peers,
+            topology=self._topology,
+            rng=rng,
+        )
+        self.local.ask = self.router.ask
+        self.pipelines = Pipelines(self._topology, self.router)
+        self._build_door()
+
+    def _build_door(self) -> None:
+        metrics = Metrics()
+        self._lag = Lag(metrics.loop_lag_seconds.observe)
+        figures = Figures(
+            topology=self._topology,
+            membership=self.membership,
+            peers=self.peers,
+            local=self.local,
+            router=self.router,
+            pipelines=self.pipelines,
+            admission=self.admission,
+            process=Process(self._lag),
+        )
+        figures.declare(metrics)
+        role_types = self._role_types()
+        parts = Parts(
+            settings=self.settings,
+            topology=self.topology,
+            topology_text=self._topology_text,
+            pipelines=self.pipelines,
+            admission=self.admission,
+            members=lambda: self.membership.members,
+            why_not_ready=self.why_not_ready,
+            statistics=figures.statistics,
+            role_types=role_types,
+            input_types=input_types(self.topology, role_types),
+            metrics=metrics,
+            traces=Traces(self.settings.limits.traces_max),
+            log=logs.named("mesh.door", node=self.settings.name),
+        )
+        self._site = app.Doors(app.build(parts))
+
+    def _topology(self) -> Topology:
+        return self.topology
+
+    def _role_types(self) -> dict[str, Types]:
+        """Return what each role takes, as far as its class is on this machine."""
+        found: dict[str, Types] = {}
+        for name, role in self.topology.roles.items():
+            try:
+                found[name] = dict(custom.find(role.kind).takes)
+            except SetupError:
+                found[name] = {}  # a user's class that only other nodes have
+        return found
+
+    # ------------------------------------------------------------------ living
+
+    async def _live(self) -> None:
+        """Serve until told to stop, then end in order."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(task)
+                    for task in (
+                        self.membership.run(),
+                        self._lag.run(),
+                        self._load_roles(),
+                        self._tell_load(),
+                        self._drop_dead(),
+                    )
+                ]
+                await self._stop.wait()
+                await self._end()
+                for task in tasks:
+                    task.cancel()
+        except* SetupError as errors:
+            raise SetupError(*(p for e in _flat(errors) for p in e.problems)) from None
+
+    async def _load_roles(self) -> None:
+        """Load what is this node's to do, now and whenever the ring gives it more."""
+        await self._load(self._own_roles())
+        if not any(role.replicas for role in self.topology.roles.values()):
+            return
+        while True:
+            version = self.membership.version
+            if self._knows_mesh():
+                await self._load(self._placed_roles())
+                await self.membership.wait_change(version)
+            else:
+                await asyncio.wait(
+                    [asyncio.ensure_future(self.membership.wait_change(version))],
+                    timeout=self.settings.join.grace_s,
+                )
+
+    async def _drop_dead(self) -> None:
+        """Close connections to dead members: a machine that lost its power sends no reset."""
+        while True:
+            version = self.membership.version
+            members = self.membership.members
+            alive = {member.address for member in live(members)}
+            for member in members:
+                if member.status is Status.DEAD and member.address not in alive:
+                    self.peers.drop(member.address)
+            await self.membership.wait_change(version)
+
+    async def _load(self, roles: dict[str, Role]) -> None:
+        missing = {name: role for name, role in roles.items() if name not in self.local.ready}
+        await self.local.load(missing, self.topology.models)
+        failed = [
+            f"roles.{name}: {self.local.failed[name]}"
+            for name in roles
+            if name in self.local.failed
+        ]
+        if failed:
+            raise SetupError(*failed)
+
+    def _own_roles(self) -> dict[str, Role]:
+        """Return the roles that the topology gives to this node by name."""
+        name = self.settings.name
+        return {key: role for key, role in self.topology.roles.items() if name in role.nodes}
+
+    def _placed_roles(self) -> dict[str, Role]:
+        """Return the roles that are this node's by name or by the ring."""
+        placed = place(
+            self.topology.roles, [member.facts for member in live(self.membership.members)]
+        )
+        name = self.settings.name
+        return {
+            role: self.topology.roles[role]
+            for role, nodes in placed.items()
+            if name in nodes and may_run(self.topology.roles[role], name)
+        }
+
+    def _knows_mesh(self) -> bool:
+        """Return whether waiting for others would not tell this node more."""
+        if not self.settings.join.seeds or len(self.membership.members) > 1:
+            return True
+        return time.monotonic() - self._began_s >= self.settings.join.grace_s
+
+    # ------------------------------------------------------------------ news of this node
+
+    def _facts(self) -> Facts:
+        settings = self.settings
+        return Facts(
+            name=settings.name,
+            http=settings.advertise.http or self._reachable_http(),
+            roles=self.local.ready,
+            topology_epoch=self.topology.mesh.epoch,
+            load=round(self.local.waiting_s(), 3),
+            weight=settings.compute.weight,
+            draining=self.admission.is_draining,
+            zone=settings.compute.zone,
+            memory_mb=settings.compute.memory_mb,
+            labels=settings.compute.labels,
+        )
+
+    def _reachable_http(self) -> str:
+        """Return the address of the HTTP door; a wildcard means nothing to others."""
+        host, _, port = self.http_address.rpartition(":")
+        if host in ("0.0.0.0", "[::]"):
+            host = self.membership.me.address.rpartition(":")[0]
+        return f"{host}:{port}"
+
+    def _tell(self) -> None:
+        """Tell the others what has changed here."""
+        self._told = self._facts()
+        self.membership.tell(self._told)
+
+    async def _tell_load(self) -> None:
+        while True:
+            await asyncio.sleep(LOAD_EVERY_S)
+            if abs(self.local.waiting_s() - self._told.load) > LOAD_STEP_S:
+                self._tell()
+
+    async def _handle(self, call: Call, reply: Reply) -> Answer:
+        """Answer another node's call to a role of this one."""
+        with self._serving:
+            return await self.local.handle(call, reply)
+
+    # ------------------------------------------------------------------ ending
+
+    async def _end(self) -> None:
+        """Refuse what is new, finish what is here, and say goodbye."""
+        self.log.info("node.draining", active=self.admission.active, serving=self._serving.count)
+        self.admission.drain()
+        self._tell()
+        until_s = time.monotonic() + self.settings.limits.drain_s
+        is_idle = await self.admission.wait_idle(self.settings.limits.drain_s)
+        is_idle &= await self._serving.wait_idle(max(0.0, until_s - time.monotonic()))
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self.membership.leave()
+        except TimeoutError:
+            self.log.warning("node.leave_timed_out")
+        self.log.info("node.left", finished=is_idle)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self.log.warning("node.stopped_at_once")
+            logging.shutdown()
+            os._exit(1)  # asked twice: whatever is unfinished stays so
+        self.stop()
+
+
+def input_types(topology: Topology, role_types: dict[str, Types]) -> dict[str, Types]:
+    """Return the types of each pipeline's input, as the first stage that takes a field has it."""
+    found: dict[str, Types] = {}
+    for name, pipeline in topology.pipelines.items():
+        types: dict[str, object] = {}
+        for stage in reversed(pipeline.stages):
+            takes = role_types.get(stage.role, {})
+            types |= {field: takes[own] for own, field in stage.take.items() if own in takes}
+        found[name] = {field: types[field] for field in pipeline.input if field in types}
+    return found
+
+
+def _flat(group: BaseExceptionGroup[SetupError]) -> list[SetupError]:
+    found: list[SetupError] = []
+    for error in group.exceptions:
+        found += _flat(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
