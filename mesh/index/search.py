@@ -23,7 +23,6 @@ RRF_K = 60  # of reciprocal rank fusion: Cormack, Clarke, Buettcher 2009, where 
 FLAT_MAX = 50_000  # vectors; a flat search of 50,000 x 384 reads 77 MB, about 10 ms on one core
 LISTS_PER_ROOT = 4  # nlist = 4 * sqrt(n), the lower end of what FAISS advises below 1 M
 LISTS_MAX = 4096  # beyond about a million vectors, longer lists cost less than more centroids
-TRAINING_PER_LIST = 64  # vectors; FAISS warns below 39
 PROBED_SHARE = 1 / 16  # of the lists; FAISS's default of one list loses far too much
 MAPPED_BYTES_MIN = 256 << 20  # smaller files are read whole: faster, and no page faults later
 
@@ -98,25 +97,19 @@ class Vectors:
         ]
 
 
-def build(vectors: np.ndarray, ids: Sequence[int], nlist: int = 0) -> faiss.Index:
-    """Return an index by inner product: flat up to `FLAT_MAX` vectors, else IVF-Flat.
+def empty_index(dim: int, count: int, nlist: int = 0) -> faiss.Index:
+    """Return an index for so many vectors by inner product, which takes their ids.
 
     Args:
-        vectors: float32 [N, C], normalised.
-        ids: of the documents; one may have several vectors.
+        dim: width of the vectors.
+        count: how many will come; up to `FLAT_MAX` it is flat, else IVF-Flat, to be trained.
         nlist: lists of an IVF index; 0 chooses, also between the kinds.
     """
-    count, dim = vectors.shape
-    numbers = np.asarray(ids, np.int64)
     if count <= FLAT_MAX and not nlist:
-        index = faiss.index_factory(dim, "IDMap2,Flat", faiss.METRIC_INNER_PRODUCT)
-    else:
-        lists = nlist or lists_for(count)
-        index = faiss.index_factory(dim, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
-        faiss.extract_index_ivf(index).nprobe = probes_for(lists)
-        chosen = np.random.default_rng(0).permutation(count)[: lists * TRAINING_PER_LIST]
-        index.train(np.ascontiguousarray(vectors[np.sort(chosen)]))
-    index.add_with_ids(np.ascontiguousarray(vectors, np.float32), numbers)
+        return faiss.index_factory(dim, "IDMap2,Flat", faiss.METRIC_INNER_PRODUCT)
+    lists = nlist or lists_for(count)
+    index = faiss.index_factory(dim, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    faiss.extract_index_ivf(index).nprobe = probes_for(lists)
     return index
 
 

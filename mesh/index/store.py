@@ -2,8 +2,10 @@
 
 Shell: one read-only file. Used by the roles retrieve and rerank, on their lanes.
 
-    documents(doc_id INTEGER PRIMARY KEY, title, content, category)
-    documents_fts(title, content)    FTS5 over the same rows, where the file has it
+    documents(doc_id INTEGER PRIMARY KEY, title, content, category, words)
+    documents_fts(title, content, words)    FTS5 over the same rows
+
+A file made elsewhere may lack `words` and the FTS5 table: then only ids find documents.
 
 Connections belong to threads (SQLite's own rule); each thread gets its own.
 """
@@ -19,15 +21,18 @@ from pathlib import Path
 
 from mesh.errors import SetupError
 
-TITLE_WEIGHT, CONTENT_WEIGHT = 4.0, 1.0  # of a word found there, for BM25; from the tuning set
+COLUMN_WEIGHTS = (4.0, 1.0, 4.0)  # of a word in title, content, words, for BM25
 WORDS_MAX = 32  # of a query; more cost time and say little
 FETCH_MAX = 500  # ids in one statement; SQLite allows 999 parameters in its oldest builds
 CACHE_PAGES = -4096  # SQLite's own page cache per connection, in KiB when negative
 
 SCHEMA = """
-CREATE TABLE documents (doc_id INTEGER PRIMARY KEY, title TEXT, content TEXT, category TEXT);
+CREATE TABLE documents (
+    doc_id INTEGER PRIMARY KEY, title TEXT, content TEXT, category TEXT, words TEXT
+);
 CREATE VIRTUAL TABLE documents_fts USING fts5(
-    title, content, content='documents', content_rowid='doc_id', tokenize='porter unicode61'
+    title, content, words,
+    content='documents', content_rowid='doc_id', tokenize='porter unicode61'
 );
 """
 FILL_WORDS = "INSERT INTO documents_fts(documents_fts) VALUES ('rebuild')"
@@ -95,9 +100,9 @@ class Store:
         if not words or not self.has_words:
             return []
         rows = self._query(
-            "SELECT rowid, bm25(documents_fts, ?, ?) AS score FROM documents_fts "
+            "SELECT rowid, bm25(documents_fts, ?, ?, ?) AS score FROM documents_fts "
             "WHERE documents_fts MATCH ? ORDER BY score, rowid LIMIT ?",
-            (TITLE_WEIGHT, CONTENT_WEIGHT, match_expression(words), k),
+            (*COLUMN_WEIGHTS, match_expression(words), k),
         )
         return [(id_, -score) for id_, score in rows]
 

@@ -1,0 +1,204 @@
+"""Reranks documents: query and ids → the best documents.
+
+Shell: computes on its lane. With an encoder as its model it scores by late interaction
+(each word of the question looks for its best match in the document); with a
+sequence-classification model, by that cross-encoder.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mesh.errors import Unprocessable
+from mesh.index.folder import index_folder, open_store
+from mesh.index.search import max_sim
+from mesh.index.store import Document, Store
+from mesh.models import sources
+from mesh.models.encoder import (
+    Classifier,
+    Encoder,
+    read_json,
+    shared_classifier,
+    shared_encoder,
+)
+from mesh.models.threads import use_threads
+from mesh.roles.base import Role
+from mesh.wire.messages import Fields
+
+
+class Rerank(Role):
+    """Puts candidates in order and returns the best of them with their content.
+
+    Candidates are ids in the index, or `documents`: texts, or objects with `title`
+    and `content`, whose place in the list then is their id.
+    """
+
+    takes: ClassVar[Mapping[str, Any]] = {
+        "query": str,
+        "ids": list | None,
+        "documents": list | None,
+    }
+    gives: ClassVar[tuple[str, ...]] = ("documents",)
+    options: ClassVar[Mapping[str, Any]] = {
+        "index": "stdlib",  # a folder, or a name in the cache's index folder
+        "top": 5,  # documents that go on
+        "content_chars_max": 2000,  # of each: what goes on travels to the next node
+        "distinct_titles": True,  # of several passages with one title, only the best goes on
+        "cache_bytes_max": 64 << 20,  # of token vectors kept; 64 MiB hold about 400 documents
+    }
+
+    def load(self) -> None:
+        """Open the documents and the model."""
+        use_threads(self.context.threads)
+        options = {**self.options, **self.context.options}
+        self._top, self._chars_max = int(options["top"]), int(options["content_chars_max"])
+        self._is_distinct = bool(options["distinct_titles"])
+        self._folder = index_folder(str(options["index"]), sources.cache_dir())
+        self._store: Store = open_store(self._folder)
+        folder = sources.locate(self.context.model)
+        self._judge: _LateInteraction | _CrossEncoder = (
+            _CrossEncoder(shared_classifier(folder))
+            if _is_cross_encoder(folder)
+            else _LateInteraction(shared_encoder(folder), int(options["cache_bytes_max"]))
+        )
+
+    def cost(self, item: Fields) -> int:
+        """Return how many candidates the item has."""
+        return max(1, len(item.get("ids") or item.get("documents") or ()))
+
+    def run(self, batch: Sequence[Fields]) -> Sequence[Fields | Exception]:
+        """Score the candidates of all items together, then sort those of each."""
+        answers: list[Fields | Exception] = []
+        jobs: list[tuple[int, str, list[Document]]] = []
+        for at, item in enumerate(batch):
+            candidates = self._candidates(item)
+            if isinstance(candidates, Exception):
+                answers.append(candidates)
+            else:
+                answers.append({"documents": []})
+                jobs.append((at, item["query"], candidates))
+        scores = self._judge.scores([(query, candidates) for _, query, candidates in jobs])
+        for (at, _, candidates), row in zip(jobs, scores, strict=True):
+            answers[at] = {"documents": self._best(candidates, row)}
+        return answers
+
+    def statistics(self) -> dict[str, Any]:
+        """Return how scores are made, and what the cache holds."""
+        return {"model": self.context.model, **self._judge.statistics()}
+
+    def close(self) -> None:
+        """Close the documents."""
+        self._store.close()
+
+    def _candidates(self, item: Fields) -> list[Document] | Exception:
+        if item.get("ids") is not None:
+            # An id without a document (an index newer than the documents) is passed over.
+            return [found for found in self._store.fetch(item["ids"]) if found is not None]
+        given = item.get("documents")
+        if given is None:
+            return Unprocessable("rerank: expected ids or documents, found neither")
+        return [_given(at, value) for at, value in enumerate(given)]
+
+    def _best(self, candidates: list[Document], scores: Sequence[float]) -> list[dict[str, Any]]:
+        order = sorted(range(len(candidates)), key=lambda at: -scores[at])  # stable
+        best: list[dict[str, Any]] = []
+        titles: set[str] = set()
+        for at in order:
+            document = candidates[at]
+            if self._is_distinct and document.title and document.title in titles:
+                continue
+            titles.add(document.title)
+            best.append(
+                {
+                    "id": document.id,
+                    "title": document.title,
+                    "content": document.content[: self._chars_max],
+                    "score": round(float(scores[at]), 4),
+                }
+            )
+            if len(best) == self._top:
+                break
+        return best
+
+
+class _LateInteraction:
+    """Scores by token vectors, which are kept for documents seen before."""
+
+    def __init__(self, encoder: Encoder, cache_bytes_max: int) -> None:
+        self._encoder = encoder
+        self._bytes_max, self._bytes = cache_bytes_max, 0
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._hits = self._misses = 0
+
+    def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:
+        queries = self._encoder.token_vectors([query for query, _ in jobs])
+        texts = dict.fromkeys(text_of(doc) for _, candidates in jobs for doc in candidates)
+        vectors = self._vectors(list(texts))
+        return [
+            [max_sim(query, vectors[text_of(document)]) for document in candidates]
+            for query, (_, candidates) in zip(queries, jobs, strict=True)
+        ]
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "reranker": "late interaction",
+            "cache_bytes": self._bytes,
+            "cache_hits": self._hits,
+            "cache_misses": self._misses,
+        }
+
+    def _vectors(self, texts: list[str]) -> dict[str, np.ndarray]:
+        found = {text: self._kept[text] for text in texts if text in self._kept}
+        for text in found:
+            self._kept.move_to_end(text)
+        missing = [text for text in texts if text not in found]
+        self._hits, self._misses = self._hits + len(found), self._misses + len(missing)
+        for text, vectors in zip(missing, self._encoder.token_vectors(missing), strict=True):
+            found[text] = vectors
+            self._keep(text, vectors)
+        return found
+
+    def _keep(self, text: str, vectors: np.ndarray) -> None:
+        # A copy: the vectors are a view of the whole pass's states, which must not stay alive.
+        self._kept[text] = kept = vectors.copy()
+        self._bytes += kept.nbytes
+        while self._bytes > self._bytes_max:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.nbytes
+
+
+class _CrossEncoder:
+    """Scores by a model that reads question and document together."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+
+    def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:
+        pairs = [(query, text_of(doc)) for query, candidates in jobs for doc in candidates]
+        column = self._classifier.scores(pairs)[:, -1] if pairs else np.empty(0)
+        counts = [len(candidates) for _, candidates in jobs]
+        return [part.tolist() for part in np.split(column, np.cumsum(counts)[:-1])]
+
+    def statistics(self) -> dict[str, Any]:
+        return {"reranker": "cross-encoder"}
+
+
+def text_of(document: Document) -> str:
+    """Return what the reranker reads of a document."""
+    return f"{document.title}\n{document.content}" if document.title else document.content
+
+
+def _given(at: int, value: Any) -> Document:
+    if isinstance(value, Mapping):
+        return Document(at, str(value.get("title", "")), str(value.get("content", "")), "")
+    return Document(at, "", str(value), "")
+
+
+def _is_cross_encoder(folder: Path) -> bool:
+    names = read_json(folder / "config.json").get("architectures") or [""]
+    return str(names[0]).endswith("ForSequenceClassification")
