@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from mesh.errors import MeshError, TooLarge, Unauthorized
 from mesh.net.stream import Reply
@@ -46,8 +46,7 @@ class LinesPeer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the socket."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop has its own class
         self._node = str(transport.get_extra_info("peername"))
 
     def data_received(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -254,9 +254,8 @@ class Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, if this side connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop has its own class
+        self._transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
         self._flush()
 
     def data_received(self, data: bytes) -> None:

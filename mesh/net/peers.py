@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from typing import Any
+from typing import Any, cast
 
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, SetupError, Unreachable
 from mesh.net.lines import LinesPeer
@@ -280,8 +280,7 @@ class _Door(asyncio.Protocol):
         self._ticks_left = 5  # HANDSHAKE_S, in ticks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop has its own class
         self._peers.admit(self)
 
     def data_received(self, data: bytes) -> None:
