@@ -4,17 +4,15 @@ PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3; do \
 	$$one -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$one && break; done)
 VENV   := .venv
 PY     := $(VENV)/bin/python
-CACHE  := $(if $(MESH_CACHE),$(MESH_CACHE),$(HOME)/.cache/mesh)
 PINNED := $(VENV)/.pinned
-INDEX  := $(CACHE)/index/stdlib/meta.json
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check format lock bench clean
+.PHONY: help setup demo test check format lock clean
 
 help:   ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-setup: $(PINNED) models $(INDEX)   ## virtual environment, pinned packages, models, index
+setup: $(PINNED) models index   ## virtual environment, pinned packages, models, index
 
 demo: setup   ## three nodes answer questions; Q="…" asks your own
 	@$(PY) -m tools.demo $(if $(Q),"$(subst ",\",$(Q))")
@@ -43,10 +41,11 @@ $(PINNED): requirements.lock
 	@$(PY) -m tools.packages
 	@touch $@
 
-.PHONY: models
+.PHONY: models index
 models: $(PINNED)
-	@$(PY) -m tools.models
+	@echo "setup 2/3  models, into ~/.cache/mesh"
+	@$(PY) -m tools.models fetch --topology config/topology.toml >/dev/null
 
-$(INDEX): | $(PINNED) models
-	@echo "setup 3/3  index of the standard library's documentation (about a minute)"
-	@$(PY) -m tools.corpus
+index: models
+	@echo "setup 3/3  index of the standard library's documentation (a minute the first time)"
+	@$(PY) -m tools.corpus stdlib

@@ -51,7 +51,7 @@ def install(lock: Path, *, is_terminal: bool) -> int:
 def _step(line: str) -> str:
     """Return what a line of pip's says about its progress, or an empty string."""
     match line.split():
-        case ["Collecting" | "Processing" | "Requirement", what, *_]:
+        case ["Collecting" | "Processing", what, *_] | ["Requirement", _, _, what, *_]:
             return Path(what).name
         case ["Installing", *_]:
             return INSTALLING
