@@ -142,7 +142,7 @@ class Batcher:
 
     def _cost(self, item: Fields) -> int:
         try:
-            return self._role.cost(item)
+            return int(self._role.cost(item))
         except MeshError:
             raise
         except Exception as error:

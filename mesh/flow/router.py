@@ -215,8 +215,8 @@ class Router:
     ) -> Endpoint:
         by_name = {endpoint.name: endpoint for endpoint in usable}
         key = _key(fields.get(spec.key)) if spec.key else request.id
-        ring = self._directory.ring(role)
-        owners = tuple(name for name in ring.owners(key, len(ring)) if name in by_name)
+        everyone = self._directory.ring(role).owners(key, len(self._directory.endpoints(role)))
+        owners = tuple(name for name in everyone if name in by_name)
         in_flight = {name: self._view(role, name).in_flight for name in owners}
         return by_name[bounded.choose(owners, in_flight, RING_SHARE_MAX, RING_FLOOR)]
 
