@@ -146,6 +146,12 @@ def _shared(kind: Callable[[Path], Any], folder: Path) -> Any:
         return model
 
 
+def is_classifier(folder: Path) -> bool:
+    """Return whether the folder's model has a classification head (cross-encoders have one)."""
+    names = read_json(folder / "config.json").get("architectures") or [""]
+    return str(names[0]).endswith("ForSequenceClassification")
+
+
 def batches(
     lengths: Sequence[int], tokens_max: int, items_max: int | None = None
 ) -> Iterator[list[int]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from mesh.models import sources
 from mesh.models.encoder import (
     Classifier,
     Encoder,
-    read_json,
+    is_classifier,
     shared_classifier,
     shared_encoder,
 )
@@ -63,7 +62,7 @@ class Rerank(Role):
         folder = sources.locate(self.context.model)
         self._judge: _LateInteraction | _CrossEncoder = (
             _CrossEncoder(shared_classifier(folder))
-            if _is_cross_encoder(folder)
+            if is_classifier(folder)
             else _LateInteraction(shared_encoder(folder), int(options["cache_bytes_max"]))
         )
 
@@ -197,8 +196,3 @@ def _given(at: int, value: Any) -> Document:
     if isinstance(value, Mapping):
         return Document(at, str(value.get("title", "")), str(value.get("content", "")), "")
     return Document(at, "", str(value), "")
-
-
-def _is_cross_encoder(folder: Path) -> bool:
-    names = read_json(folder / "config.json").get("architectures") or [""]
-    return str(names[0]).endswith("ForSequenceClassification")
