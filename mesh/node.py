@@ -56,7 +56,7 @@ class Node:
         self.http_address = self.peer_address = ""
         self._stop = asyncio.Event()
         self._began_s = time.monotonic()
-        self._serving = Serving()
+        self.serving = Serving()
 
     async def run(self, *, signals: bool = True) -> None:
         """Live until told to stop.
@@ -68,6 +68,14 @@ class Node:
             self._listen_to_signals()
         try:
             await self.open()
+        except BaseException:
+            await self.aclose()
+            raise
+        await self.run_opened()
+
+    async def run_opened(self) -> None:
+        """Live, after `open`, until told to stop."""
+        try:
             await self._live()
         finally:
             await self.aclose()
@@ -339,19 +347,19 @@ class Node:
 
     async def _handle(self, call: Call, reply: Reply) -> Answer:
         """Answer another node's call to a role of this one."""
-        with self._serving:
+        with self.serving:
             return await self.local.handle(call, reply)
 
     # ------------------------------------------------------------------ ending
 
     async def _end(self) -> None:
         """Refuse what is new, finish what is here, and say goodbye."""
-        self.log.info("node.draining", active=self.admission.active, serving=self._serving.count)
+        self.log.info("node.draining", active=self.admission.active, serving=self.serving.count)
         self.admission.drain()
         self._tell()
         until_s = time.monotonic() + self.settings.limits.drain_s
         is_idle = await self.admission.wait_idle(self.settings.limits.drain_s)
-        is_idle &= await self._serving.wait_idle(max(0.0, until_s - time.monotonic()))
+        is_idle &= await self.serving.wait_idle(max(0.0, until_s - time.monotonic()))
         try:
             async with asyncio.timeout(LEAVE_S):
                 await self.membership.leave()

@@ -6,8 +6,8 @@ back into an answer. Nothing is decided here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -52,7 +52,8 @@ async def run_pipeline(request: web.Request) -> web.StreamResponse:
             return await send_events(
                 request, asked, name, parts.pipelines.stream(name, fields, asked)
             )
-        outcome = await parts.pipelines.run(name, fields, asked)
+        with counted(parts, name):
+            outcome = await parts.pipelines.run(name, fields, asked)
         note(parts, name, outcome.trace)
         return answer.json({**outcome.fields, "trace": outcome.trace})
 
@@ -69,7 +70,8 @@ async def run_role(request: web.Request) -> web.StreamResponse:
         if wants_events:
             flow = parts.pipelines.stream_role(name, body, asked)
             return await send_events(request, asked, f"role {name}", flow)
-        outcome = await parts.pipelines.run_role(name, body, asked)
+        with counted(parts, f"role {name}"):
+            outcome = await parts.pipelines.run_role(name, body, asked)
         note(parts, f"role {name}", outcome.trace)
         return answer.json({**outcome.fields, "trace": outcome.trace})
 
@@ -157,7 +159,7 @@ def members_of(members: tuple[Member, ...]) -> list[dict[str, Any]]:
             "zone": member.facts.zone,
             "topology_epoch": member.facts.topology_epoch,
         }
-        for member in members
+        for member in sorted(members, key=lambda member: (member.facts.name, -member.boot))
     ]
 
 
@@ -176,6 +178,16 @@ def note(parts: Parts, name: str, trace: Trace) -> None:
     parts.metrics.observe_trace(name, trace)
 
 
+@contextmanager
+def counted(parts: Parts, name: str) -> Iterator[None]:
+    """Count what fails inside; what goes well is counted with its trace."""
+    try:
+        yield
+    except MeshError as error:
+        parts.metrics.pipeline_failures.labels(name, error.code).inc()
+        raise
+
+
 async def send_events(
     request: web.Request, asked: Request, name: str, flow: Flow
 ) -> web.StreamResponse:
@@ -187,7 +199,8 @@ async def send_events(
     """
     parts = request.app[PARTS]
     async with aclosing(flow):  # type: ignore[type-var]
-        first = await anext(flow)
+        with counted(parts, name):
+            first = await anext(flow)
         response = web.StreamResponse(
             headers={**answer.HEADERS, "X-Accel-Buffering": "no", "X-Request-ID": asked.id}
         )
@@ -195,8 +208,9 @@ async def send_events(
         await response.prepare(request)
         try:
             await response.write(_event(parts, name, first))
-            async for part in flow:
-                await response.write(_event(parts, name, part))
+            with counted(parts, name):
+                async for part in flow:
+                    await response.write(_event(parts, name, part))
         except MeshError as error:
             request[PARTIAL] = error.code
             await response.write(answer.event("error", answer.error_body(error, asked.id)))

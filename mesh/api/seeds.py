@@ -12,7 +12,7 @@ from aiohttp import web
 
 from mesh.api import answer, intake
 from mesh.api.guard import SHAPE
-from mesh.api.native import note
+from mesh.api.native import counted, note
 from mesh.api.parts import PARTS, Parts
 from mesh.errors import BadRequest, DeadlineExceeded, MeshError, NotFound, Unprocessable
 from mesh.policy.request import Request
@@ -51,7 +51,8 @@ async def query(request: web.Request) -> web.Response:
 
 
 async def _ask(parts: Parts, text: str, asked: Request) -> dict[str, Any]:
-    outcome = await parts.pipelines.run(QUERY_PIPELINE, {"query": text}, asked)
+    with counted(parts, QUERY_PIPELINE):
+        outcome = await parts.pipelines.run(QUERY_PIPELINE, {"query": text}, asked)
     note(parts, QUERY_PIPELINE, outcome.trace)
     return outcome.fields
 
