@@ -10,12 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from mesh.errors import SetupError
-from mesh.models import head, sources
-from mesh.models.encoder import is_classifier, shared_classifier, shared_encoder
-from mesh.models.threads import use_threads
+from mesh.models import sources
 from mesh.roles.base import Role
 from mesh.wire.messages import Fields
 
@@ -45,11 +41,16 @@ class Classify(Role):
 
     def load(self) -> None:
         """Load the model; learn the head if it is an encoder."""
+        # torch comes with `load`: every node reads this class, few run it.
+        from mesh.models import head
+        from mesh.models.encoder import is_classifier, shared_classifier, shared_encoder
+        from mesh.models.threads import use_threads
+
         use_threads(self.context.threads)
         options = {**self.options, **self.context.options}
         self._chars_max, self._threshold = int(options["chars_max"]), float(options["threshold"])
         folder = sources.locate(self.context.model)
-        self._probabilities: Callable[[Sequence[str]], np.ndarray]
+        self._probabilities: Callable[[Sequence[str]], Any]
         if is_classifier(folder):
             model = shared_classifier(folder)
             self.labels = _renamed(model.labels, options["labels"])
@@ -69,7 +70,7 @@ class Classify(Role):
         """Return how labels are found."""
         return {"model": self.context.model, "labels": list(self.labels), "how": self._how}
 
-    def _answer(self, chances: np.ndarray) -> Fields:
+    def _answer(self, chances: Any) -> Fields:
         best = int(chances.argmax())
         label, score = self.labels[best], float(chances[best])
         is_flagged = score > self._threshold and label.lower() not in HARMLESS

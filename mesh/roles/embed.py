@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from mesh.models import sources
-from mesh.models.encoder import Encoder, shared_encoder
-from mesh.models.threads import use_threads
 from mesh.roles.base import Role
 from mesh.wire.messages import Fields
 
@@ -23,10 +21,15 @@ class Embed(Role):
     takes: ClassVar[Mapping[str, Any]] = {"text": str}
     gives: ClassVar[tuple[str, ...]] = ("vector",)
 
-    encoder: Encoder
+    encoder: (
+        Any  # mesh.models.encoder.Encoder; torch comes with `load`: every node reads this class
+    )
 
     def load(self) -> None:
         """Load the encoder and run it once, so that the first request finds it warm."""
+        from mesh.models.encoder import shared_encoder
+        from mesh.models.threads import use_threads
+
         use_threads(self.context.threads)
         self.encoder = shared_encoder(sources.locate(self.context.model))
         self.encoder.encode(["warm"])

@@ -14,18 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mesh.errors import Unprocessable
-from mesh.index.folder import index_folder, open_store
-from mesh.index.search import max_sim
 from mesh.index.store import Document, Store
 from mesh.models import sources
-from mesh.models.encoder import (
-    Classifier,
-    Encoder,
-    is_classifier,
-    shared_classifier,
-    shared_encoder,
-)
-from mesh.models.threads import use_threads
 from mesh.roles.base import Role
 from mesh.wire.messages import Fields
 
@@ -53,6 +43,11 @@ class Rerank(Role):
 
     def load(self) -> None:
         """Open the documents and the model."""
+        # torch and faiss come with `load`: every node reads this class, few run it.
+        from mesh.index.folder import index_folder, open_store
+        from mesh.models.encoder import is_classifier, shared_classifier, shared_encoder
+        from mesh.models.threads import use_threads
+
         use_threads(self.context.threads)
         options = {**self.options, **self.context.options}
         self._top, self._chars_max = int(options["top"]), int(options["content_chars_max"])
@@ -128,13 +123,15 @@ class Rerank(Role):
 class _LateInteraction:
     """Scores by token vectors, which are kept for documents seen before."""
 
-    def __init__(self, encoder: Encoder, cache_bytes_max: int) -> None:
+    def __init__(self, encoder: Any, cache_bytes_max: int) -> None:
         self._encoder = encoder
         self._bytes_max, self._bytes = cache_bytes_max, 0
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._hits = self._misses = 0
 
     def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:
+        from mesh.index.search import max_sim
+
         queries = self._encoder.token_vectors([query for query, _ in jobs])
         texts = dict.fromkeys(text_of(doc) for _, candidates in jobs for doc in candidates)
         vectors = self._vectors(list(texts))
@@ -174,7 +171,7 @@ class _LateInteraction:
 class _CrossEncoder:
     """Scores by a model that reads question and document together."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Any) -> None:
         self._classifier = classifier
 
     def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:

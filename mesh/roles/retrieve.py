@@ -12,10 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mesh.errors import Unprocessable
-from mesh.index.folder import Index, index_folder, open_index
-from mesh.index.search import fuse
 from mesh.models.sources import cache_dir
-from mesh.models.threads import use_threads
 from mesh.roles.base import Role
 from mesh.wire.messages import Fields
 
@@ -34,10 +31,15 @@ class Retrieve(Role):
         "hybrid": True,  # False: vectors alone
     }
 
-    index: Index
+    index: Any  # mesh.index.folder.Index; faiss comes with `load`: every node reads this class
 
     def load(self) -> None:
         """Open the index; a model, if the role names one, must be the index's."""
+        from mesh.index.folder import index_folder, open_index
+        from mesh.index.search import fuse
+        from mesh.models.threads import use_threads
+
+        self._fuse = fuse
         options = {**self.options, **self.context.options}
         self._k, self._is_hybrid = int(options["k"]), bool(options["hybrid"])
         folder = index_folder(str(options["index"]), cache_dir())
@@ -69,7 +71,7 @@ class Retrieve(Role):
             best = [*dict(reversed(near)).items()][::-1]  # one document may have several vectors
         else:
             worded = self.index.store.search(query, max(DEPTH_MIN, self._k))
-            best = fuse([[id_ for id_, _ in near], [id_ for id_, _ in worded]])
+            best = self._fuse([[id_ for id_, _ in near], [id_ for id_, _ in worded]])
         best = best[: self._k]
         return {"ids": [id_ for id_, _ in best], "scores": [score for _, score in best]}
 
