@@ -14,17 +14,17 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import orjson
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from mesh.client import Client
+from mesh.errors import MeshError
 from tools import fleet
 from tools.fleet import Node, NodeDied
 
@@ -36,10 +36,6 @@ QUESTIONS = (
 FOLDER = fleet.PROJECT / "var" / "demo"
 ANSWER_S_MAX = 120.0
 INDENT = 4
-
-
-class AskFailed(Exception):
-    """The mesh gave an error instead of an answer."""
 
 
 class Typewriter:
@@ -107,7 +103,7 @@ def main() -> int:
     console = Console(highlight=False)
     try:
         return asyncio.run(show(console, configs, chosen.question or QUESTIONS))
-    except (NodeDied, AskFailed, TimeoutError) as error:
+    except (NodeDied, MeshError, TimeoutError) as error:
         console.print(str(error), style="red", markup=False)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -119,7 +115,7 @@ async def show(console: Console, configs: Sequence[Path], questions: Sequence[st
 
     Raises:
         NodeDied: a node ended by itself.
-        AskFailed: a question was not answered.
+        MeshError: a question was not answered.
         TimeoutError: the nodes do not become ready.
     """
     _end_on_signals()
@@ -128,19 +124,26 @@ async def show(console: Console, configs: Sequence[Path], questions: Sequence[st
         console.print(
             f"In use already: {', '.join(taken)}. This demo takes other ports.", style="yellow"
         )
-    timeout = aiohttp.ClientTimeout(total=ANSWER_S_MAX)
-    async with fleet.running(nodes), aiohttp.ClientSession(timeout=timeout) as session:
-        await _wait_ready(console, nodes, session)
-        await _introduce(console, nodes, session)
-        for question in questions:
-            await _ask(console, session, nodes, question)
-        console.print(f"The mesh answers at [bold]{nodes[0].url}[/] (console, API: /docs).")
-        if sys.stdin.isatty():
-            console.print("Type a question, or Ctrl-C to stop.\n")
-            await _converse(console, session, nodes)
+    async with fleet.running(nodes):
+        await _wait_ready(console, nodes)
+        async with Client([nodes[0].url], deadline_s=ANSWER_S_MAX) as mesh:
+            await _serve(console, mesh, nodes, questions)
         with _status(console, "stopping the nodes"):
             await fleet.stop(nodes)
     return 0
+
+
+async def _serve(
+    console: Console, mesh: Client, nodes: Sequence[Node], questions: Sequence[str]
+) -> None:
+    """Ask the questions, then those that a person types."""
+    await _introduce(console, mesh)
+    for question in questions:
+        await _ask(console, mesh, nodes, question)
+    console.print(f"The mesh answers at [bold]{nodes[0].url}[/] (console, API: /docs).")
+    if sys.stdin.isatty():
+        console.print("Type a question, or Ctrl-C to stop.\n")
+        await _converse(console, mesh, nodes)
 
 
 def _end_on_signals() -> None:
@@ -158,9 +161,7 @@ def _status(console: Console, text: str) -> contextlib.AbstractContextManager[St
     return contextlib.nullcontext()
 
 
-async def _wait_ready(
-    console: Console, nodes: Sequence[Node], session: aiohttp.ClientSession
-) -> None:
+async def _wait_ready(console: Console, nodes: Sequence[Node]) -> None:
     """Show each node's way until all are ready."""
     console.print(f"Starting {len(nodes)} nodes; their logs are in {_short(FOLDER)}/")
     told: dict[str, str] = {}
@@ -174,15 +175,12 @@ async def _wait_ready(
             if status is not None:
                 status.update("   ".join(f"{one.name}: {one.state}" for one in nodes))
 
-        await fleet.wait_ready(nodes, session, look)
+        await fleet.wait_ready(nodes, look)
 
 
-async def _introduce(
-    console: Console, nodes: Sequence[Node], session: aiohttp.ClientSession
-) -> None:
+async def _introduce(console: Console, mesh: Client) -> None:
     """Print which node does what, as the mesh itself says."""
-    async with session.get(f"{nodes[0].url}/v1/members") as answer:
-        members = (await answer.json())["members"]
+    members = (await mesh.get("/v1/members"))["members"]
     for member in sorted(members, key=lambda one: one["name"]):
         console.print(
             f"  [bold]{member['name']}[/]  http://{member['http']}  {', '.join(member['roles'])}"
@@ -190,71 +188,42 @@ async def _introduce(
     console.print()
 
 
-async def _ask(
-    console: Console, session: aiohttp.ClientSession, nodes: Sequence[Node], question: str
-) -> None:
-    """Ask one question and print everything that comes, as it comes."""
+async def _ask(console: Console, mesh: Client, nodes: Sequence[Node], question: str) -> None:
+    """Ask one question and print everything that comes, as it comes.
+
+    Raises:
+        MeshError: the mesh had no answer.
+        NodeDied: a node ended by itself meanwhile.
+    """
     console.rule(f"[bold]{_plain(question)}[/]", align="left", characters="─")
     death = asyncio.create_task(fleet.wait_death(nodes))
-    answering = asyncio.create_task(_print_answer(console, session, nodes[0], question))
+    answering = asyncio.create_task(_print_answer(console, mesh, question))
     try:
         await asyncio.wait({death, answering}, return_when=asyncio.FIRST_COMPLETED)
         if death.done():
             death.result()
         await answering
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise AskFailed(f"{nodes[0].url} gave no answer: {error!r}") from error
     finally:
         for task in (death, answering):
             task.cancel()
         await asyncio.gather(death, answering, return_exceptions=True)
 
 
-async def _print_answer(
-    console: Console, session: aiohttp.ClientSession, node: Node, question: str
-) -> None:
-    """Print one answer.
-
-    Raises:
-        AskFailed: it ended in an error.
-    """
+async def _print_answer(console: Console, mesh: Client, question: str) -> None:
+    """Print one answer."""
     typewriter = Typewriter(console)
     wrote = False
-    async for name, data in _events(session, node, question):
-        if name == "field" and data["name"] == "sources":
-            _print_sources(console, data["value"])
-        elif name == "token":
-            typewriter.write(data["text"])
+    async for event in mesh.stream("ask", query=question):
+        if event.name == "field" and event.data["name"] == "sources":
+            _print_sources(console, event.data["value"])
+        elif event.name == "token":
+            typewriter.write(event.data["text"])
             wrote = True
-        elif name == "error":
-            raise AskFailed(f"{data['error']['code']}: {data['error']['message']}")
-        elif name == "done":
+        elif event.name == "done":
             if not wrote:
-                typewriter.write(str(data["answer"]))
+                typewriter.write(str(event.data["answer"]))
             typewriter.end()
-            _print_end(console, data)
-            return
-    raise AskFailed("the stream ended before the answer was complete")
-
-
-async def _events(
-    session: aiohttp.ClientSession, node: Node, question: str
-) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Yield the server-sent events of one answer.
-
-    Raises:
-        AskFailed: the node refused.
-    """
-    body = {"query": question, "stream": True}
-    async with session.post(f"{node.url}/v1/pipelines/ask", json=body) as answer:
-        if answer.status != 200:
-            raise AskFailed(f"{node.url}: status {answer.status}: {await answer.text()}")
-        name = ""
-        async for line in answer.content:
-            if line.startswith(b"event:"):
-                name = line[6:].strip().decode()
-            elif line.startswith(b"data:"):
-                yield name, orjson.loads(line[5:])
+            _print_end(console, event.data)
 
 
 def _print_sources(console: Console, sources: Sequence[dict[str, Any]]) -> None:
@@ -282,9 +251,7 @@ def _print_end(console: Console, done: dict[str, Any]) -> None:
     console.print(table)
 
 
-async def _converse(
-    console: Console, session: aiohttp.ClientSession, nodes: Sequence[Node]
-) -> None:
+async def _converse(console: Console, mesh: Client, nodes: Sequence[Node]) -> None:
     """Answer what is typed, until the end of input or a node's death."""
     lines: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -300,19 +267,17 @@ async def _converse(
             if not (text := await line):
                 return
             if text.strip():
-                await _try_ask(console, session, nodes, text.strip())
+                await _try_ask(console, mesh, nodes, text.strip())
     finally:
         death.cancel()
         loop.remove_reader(sys.stdin)
 
 
-async def _try_ask(
-    console: Console, session: aiohttp.ClientSession, nodes: Sequence[Node], question: str
-) -> None:
+async def _try_ask(console: Console, mesh: Client, nodes: Sequence[Node], question: str) -> None:
     """Ask; an error is shown, and the conversation goes on."""
     try:
-        await _ask(console, session, nodes, question)
-    except AskFailed as error:
+        await _ask(console, mesh, nodes, question)
+    except MeshError as error:
         console.print(str(error), style="red", markup=False)
 
 

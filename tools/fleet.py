@@ -175,29 +175,27 @@ async def stop(nodes: Sequence[Node]) -> None:
                 await process.wait()
 
 
-async def wait_ready(
-    nodes: Sequence[Node],
-    session: aiohttp.ClientSession,
-    show: Callable[[], None] = lambda: None,
-) -> None:
+async def wait_ready(nodes: Sequence[Node], show: Callable[[], None] = lambda: None) -> None:
     """Wait until every node is ready and knows all others; `show` is called after each look.
 
     Raises:
         NodeDied: a node ended.
         TimeoutError: it takes too long; the text says what each node waits for.
     """
-    begin_s = time.monotonic()
-    while True:
-        for node in nodes:
-            node.check()
-            node.state = await _state_of(node, session, len(nodes))
-        show()
-        if all(node.state == "ready" for node in nodes):
-            return
-        if time.monotonic() - begin_s > READY_S_MAX:
-            waits = "; ".join(f"{node.name}: {node.state}" for node in nodes)
-            raise TimeoutError(f"not ready after {READY_S_MAX:.0f} s: {waits}")
-        await asyncio.sleep(POLL_S)
+    end_s = time.monotonic() + READY_S_MAX
+    timeout = aiohttp.ClientTimeout(total=POLL_S * 10)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        while True:
+            for node in nodes:
+                node.check()
+                node.state = await _state_of(node, session, len(nodes))
+            show()
+            if all(node.state == "ready" for node in nodes):
+                return
+            if time.monotonic() > end_s:
+                waits = "; ".join(f"{node.name}: {node.state}" for node in nodes)
+                raise TimeoutError(f"not ready after {READY_S_MAX:.0f} s: {waits}")
+            await asyncio.sleep(POLL_S)
 
 
 async def wait_death(nodes: Sequence[Node]) -> None:

@@ -1,7 +1,10 @@
-"""The command line of the load generator.
+"""Measures a mesh, or any server of the same routes, from outside.
 
 Shell: reads the command line or a scenario file, runs each phase, prints and writes what
 was measured. Exit codes: 0 all answered, 1 some failed, 2 wrong use, 3 the run is invalid.
+
+    python -m tools.loadgen --requests 100 --concurrent 8
+    python -m tools.loadgen --kind chat --stream --rate 4 --seconds 30
 """
 
 from __future__ import annotations
