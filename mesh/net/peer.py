@@ -1,93 +1,42 @@
-"""The socket of one connection: moves bytes, keeps deadlines, runs handlers.
+"""The socket of one connection: moves its bytes and keeps its deadlines.
 
-Shell: `wire.connection` decides what the bytes mean. Nothing here is a task except
-a handler that is running; a call costs one future, and deadlines share one timer.
-What is sent within one turn of the loop leaves in one write.
+Shell: `wire.connection` decides what the bytes mean, `net.serving` runs handlers. A
+call costs one future and no timer: deadlines share one. What is sent within one turn
+of the loop leaves in one write.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, cast
 
-import msgspec
-
 from mesh.errors import (
-    Cancelled,
     ConnectionLost,
     DeadlineExceeded,
     MeshError,
-    Overloaded,
     PeerTimeout,
     RemoteProtocolError,
-    RoleError,
     Unreachable,
 )
-from mesh.net.stream import Inbox, Reply
+from mesh.net.calls import Answered, Calls, Waiter
+from mesh.net.serving import Handler, Serving
+from mesh.net.stream import Inbox
 from mesh.wire import events
-from mesh.wire.connection import Connection, Limits
-from mesh.wire.handshake import NONCE_BYTES, Hello
-from mesh.wire.messages import Answer, Call, Piece, error_from, failure_from
+from mesh.wire.connection import Connection
+from mesh.wire.handshake import Hello
+from mesh.wire.messages import Call, Piece
+from mesh.wire.pulse import SILENCE_S, Pulse
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Call, Reply], Awaitable[Answer]]
-
 HANDSHAKE_S = 5.0  # a stranger may hold a socket that long
-PING_INTERVAL_S = 2.0  # also how fresh the estimates of rtt and clock offset are
-SILENCE_S = 6.0  # nothing heard for three pings: the other side is gone, or its wire is cut
-LATE_S = 1.0  # a tick this late says that we ourselves stood still, so silence proves nothing
 WRITE_BYTES_MAX = 256 << 10  # handed to the transport at once; more waits here, small ones first
 QUEUED_BYTES_MAX = 64 << 20  # beyond it callers wait
-OFFSET_SAMPLES = 8  # the one with the shortest round trip counts, as in NTP
 DEADLINE_GRAIN_S = 0.001  # deadlines this close together share one wake-up
-
-
-class Answered(msgspec.Struct, frozen=True):
-    """An answer, and how long it was on its way, both directions together."""
-
-    answer: Answer
-    network_ms: float
-
-
-class _Waiting:
-    """A call of ours that is in flight."""
-
-    __slots__ = ("deadline_s", "future", "inbox", "sent_s")
-
-    def __init__(
-        self,
-        sent_s: float,
-        deadline_s: float,
-        future: asyncio.Future[Answered] | None,
-        inbox: Inbox | None,
-    ) -> None:
-        self.sent_s = sent_s
-        self.deadline_s = deadline_s
-        self.future = future
-        self.inbox = inbox
-
-    def fail(self, error: MeshError) -> None:
-        if self.inbox is not None:
-            self.inbox.end(error)
-        elif self.future is not None and not self.future.done():
-            self.future.set_exception(error)
-
-
-class _Serving:
-    """A call of the peer that is being served."""
-
-    __slots__ = ("deadline_s", "inbox", "task")
-
-    def __init__(self, deadline_s: float, task: asyncio.Task[None], inbox: Inbox | None) -> None:
-        self.deadline_s = deadline_s
-        self.task = task
-        self.inbox = inbox
+ALARM_S_MAX = 3600.0
 
 
 class Peer(asyncio.Protocol):
@@ -109,30 +58,25 @@ class Peer(asyncio.Protocol):
     ) -> None:
         self.address = address
         self.remote: Hello | None = None
-        self.requests = self.failures = 0
+        self.requests = 0
         self.bytes_in = self.bytes_out = 0
-        self.rtt_s = self.offset_s = 0.0
+        self.pulse = Pulse(time.monotonic())
         self._connection = connection
-        self._find = find
         self._closed = closed
-        self._node = node
+        self._calls = Calls(connection, address, self._on_ended)
+        self._serving = Serving(self, connection, find, node, self._on_ended)
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
         self._is_flush_due = False
-        self._is_paused = False
+        self._is_paused = False  # the transport takes no more for now
+        self._is_deaf = False  # we read no more for now
         self._is_leaving = False  # one side has said goodbye
-        self._waiting: dict[int, _Waiting] = {}
-        self._serving: dict[int, _Serving] = {}
-        self._stopping: set[asyncio.Task[None]] = set()  # cancelled, not yet ended
         self._room: dict[int, asyncio.Event] = {}  # writers of pieces without credit
         self._drained = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = float("inf")
-        self._made_s = self._heard_s = self._ticked_s = time.monotonic()
-        self._ping_id = 0
-        self._pinged: dict[int, tuple[float, float]] = {}  # id: monotonic, wall clock
-        self._samples: deque[tuple[float, float]] = deque(maxlen=OFFSET_SAMPLES)  # rtt, offset
+        self._made_s = time.monotonic()
         self._on: dict[type, Callable[[Any], None]] = {
             events.AnswerReceived: self._on_answer,
             events.CallReceived: self._on_call,
@@ -158,18 +102,23 @@ class Peer(asyncio.Protocol):
     @property
     def in_flight(self) -> int:
         """How many calls of ours wait for their answers."""
-        return len(self._waiting)
+        return len(self._calls)
 
     def carry_over(self, old: Peer) -> None:
         """Go on counting where the connection before this one ended."""
         self.requests += old.requests
-        self.failures += old.failures
+        self._calls.failures += old.failures
         self.bytes_in += old.bytes_in
         self.bytes_out += old.bytes_out
 
     async def wait_open(self) -> None:
         """Wait until the handshake is over; raises `Unreachable` if it fails."""
         await self._opened
+
+    @property
+    def failures(self) -> int:
+        """How many calls of ours have failed."""
+        return self._calls.failures
 
     async def call(self, call: Call) -> Answered:
         """Make a call and return its answer.
@@ -180,7 +129,7 @@ class Peer(asyncio.Protocol):
         if self._connection.queued_bytes > QUEUED_BYTES_MAX:
             await self._wait_room(call)
         future: asyncio.Future[Answered] = self._loop.create_future()
-        stream = self._begin(call, future, None)
+        stream = self._begin(call, future)
         try:
             return await future
         except asyncio.CancelledError:
@@ -191,22 +140,15 @@ class Peer(asyncio.Protocol):
         """Make a call whose pieces, answer or error go to `inbox`; return its stream."""
         if self._connection.queued_bytes > QUEUED_BYTES_MAX:
             await self._wait_room(call)
-        return self._begin(call, None, inbox)
+        return self._begin(call, inbox)
 
-    def _begin(
-        self, call: Call, future: asyncio.Future[Answered] | None, inbox: Inbox | None
-    ) -> int:
+    def _begin(self, call: Call, waiter: Waiter) -> int:
         if not self.is_open:
             raise ConnectionLost(f"the connection to {self.address} is closed")
-        if len(self._waiting) >= self._connection.limits.calls_max:
-            raise Overloaded(f"expected at most {len(self._waiting)} calls at once to one node")
-        stream = self._connection.send_call(call)
-        now_s = time.monotonic()
-        deadline_s = now_s + call.deadline_ms / 1000
-        self._waiting[stream] = _Waiting(now_s, deadline_s, future, inbox)
+        stream, deadline_s = self._calls.begin(call, waiter)
         self.requests += 1
         if deadline_s < self._alarm_s:
-            self._set_alarm(deadline_s, now_s)
+            self._set_alarm(deadline_s)
         self._flush_soon()
         return stream
 
@@ -214,11 +156,10 @@ class Peer(asyncio.Protocol):
 
     async def send_piece(self, stream: int, piece: Piece) -> None:
         """Send a piece as soon as there is credit and room."""
-        while not self._connection.can_send_piece(stream):
+        while self._transport is not None and not self._connection.can_send_piece(stream):
             room = self._room.setdefault(stream, asyncio.Event())
             await room.wait()
-        if self._connection.queued_bytes > QUEUED_BYTES_MAX:
-            await self._drained.wait()
+        await self._wait_drained()
         if self._transport is None:
             raise ConnectionLost(f"the connection to {self.address} is closed")
         self._connection.send_piece(stream, piece)
@@ -237,18 +178,19 @@ class Peer(asyncio.Protocol):
 
     def cancel(self, stream: int) -> None:
         """Give up a call of ours."""
-        waiting = self._waiting.pop(stream, None)
-        if waiting is not None:
-            self._connection.cancel(stream)
-            self._make_room(stream)
-            self._flush_soon()
+        self._calls.cancel(stream)
 
     async def _wait_room(self, call: Call) -> None:
         try:
             async with asyncio.timeout(call.deadline_ms / 1000):
-                await self._drained.wait()
+                await self._wait_drained()
         except TimeoutError as error:
             raise DeadlineExceeded(f"{self.address} takes no more bytes") from error
+
+    async def _wait_drained(self) -> None:
+        while self._transport is not None and self._connection.queued_bytes > QUEUED_BYTES_MAX:
+            self._drained.clear()
+            await self._drained.wait()
 
     # The transport's side (`asyncio.Protocol`).
 
@@ -260,7 +202,7 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Do what the bytes say."""
-        self._heard_s = time.monotonic()
+        self.pulse.heard_s = time.monotonic()
         self.bytes_in += len(data)
         try:
             for event in self._connection.receive_data(data):
@@ -289,19 +231,26 @@ class Peer(asyncio.Protocol):
         transport = self._transport
         self._end(error or ConnectionLost(f"the connection to {self.address} was closed"))
         if transport is not None:
-            transport.close()
+            transport.abort()  # waiting for a dead peer to read would hold the socket
 
     def leave(self, code: str, message: str) -> None:
         """Say goodbye and close once that is written."""
         self._connection.send_goodbye(code, message)
         self._is_leaving = True
+        self._say_and_close(ConnectionLost(f"the connection to {self.address} was closed"))
+
+    def _say_and_close(self, error: MeshError) -> None:
+        """Write what is queued, then close."""
         self._is_paused = False
         self._flush()
-        self.close()
+        transport = self._transport
+        self._end(error)
+        if transport is not None:
+            transport.close()
 
     async def wait_handlers(self) -> None:
         """Wait until every handler that was cancelled has ended."""
-        await asyncio.gather(*self._stopping, return_exceptions=True)
+        await self._serving.wait_stopped()
 
     def _end(self, error: MeshError) -> None:
         if self._transport is None and self._opened.done():
@@ -312,14 +261,10 @@ class Peer(asyncio.Protocol):
         if not self._opened.done():
             self._opened.set_exception(Unreachable(f"{self.address}: {error.message}"))
             self._opened.exception()  # nobody need be waiting
-        waiting, self._waiting = self._waiting, {}
-        for each in waiting.values():
-            self.failures += 1
-            each.fail(error)
-        for stream in list(self._serving):
-            self._stop(stream)
-        for room in self._room.values():
-            room.set()
+        self._calls.fail_all(error)
+        self._serving.stop_all()
+        for stream in list(self._room):
+            self._make_room(stream)
         self._drained.set()
         self._closed(self)
 
@@ -340,11 +285,14 @@ class Peer(asyncio.Protocol):
             else:
                 self.bytes_out += sum(map(len, buffers))
                 transport.writelines(buffers)
-        if connection.queued_bytes <= QUEUED_BYTES_MAX:
-            if not self._drained.is_set():
-                self._drained.set()
-        else:
-            self._drained.clear()
+        is_full = connection.queued_bytes > QUEUED_BYTES_MAX
+        if not is_full and not self._drained.is_set():
+            self._drained.set()
+        if is_full != self._is_deaf and not connection.is_client and self._transport is not None:
+            # A peer that does not read its answers may not ask for more. Only this side of a
+            # connection may be deaf: if both were, they would wait for each other.
+            self._is_deaf = is_full
+            (self._transport.pause_reading if is_full else self._transport.resume_reading)()
 
     # What arrives.
 
@@ -357,8 +305,7 @@ class Peer(asyncio.Protocol):
 
     def _on_refused(self, event: events.Refused) -> None:
         log.warning("peer.refused", extra={"peer": self.address, "reason": event.reason})
-        self._flush()
-        self.close(Unreachable(event.reason))
+        self._say_and_close(Unreachable(event.reason))
 
     def _on_goodbye(self, event: events.GoodbyeReceived) -> None:
         self._is_leaving = True
@@ -366,34 +313,23 @@ class Peer(asyncio.Protocol):
             self.close(Unreachable(event.goodbye.message))
 
     def _on_answer(self, event: events.AnswerReceived) -> None:
-        waiting = self._waiting.pop(event.stream, None)
-        if waiting is None:
-            return
-        if waiting.inbox is not None:
+        self._calls.answered(event, self.pulse.heard_s)
+        if self._room:
             self._make_room(event.stream)
-            waiting.inbox.put(event.answer)
-            waiting.inbox.end()
-        elif waiting.future is not None and not waiting.future.done():
-            took_ms = (self._heard_s - waiting.sent_s) * 1000
-            answered = Answered(event.answer, max(0.0, took_ms - event.held_ms))
-            waiting.future.set_result(answered)
 
     def _on_failure(self, event: events.FailureReceived) -> None:
-        waiting = self._waiting.pop(event.stream, None)
-        if waiting is not None:
-            self.failures += 1
-            self._make_room(event.stream)
-            waiting.fail(error_from(event.failure))
+        self._calls.failed(event)
+        self._make_room(event.stream)
 
     def _on_piece(self, event: events.PieceReceived) -> None:
-        owner = self._waiting.get(event.stream) or self._serving.get(event.stream)
-        if owner is not None and owner.inbox is not None:
-            owner.inbox.put(event.piece, event.cost)
+        inbox = self._calls.inbox(event.stream) or self._serving.inbox(event.stream)
+        if inbox is not None:
+            inbox.put(event.piece, event.cost)
 
     def _on_finish(self, event: events.FinishReceived) -> None:
-        serving = self._serving.get(event.stream)
-        if serving is not None and serving.inbox is not None:
-            serving.inbox.end()
+        inbox = self._serving.inbox(event.stream)
+        if inbox is not None:
+            inbox.end()
 
     def _on_credit(self, event: events.CreditReceived) -> None:
         self._make_room(event.stream)
@@ -404,95 +340,55 @@ class Peer(asyncio.Protocol):
             room.set()
 
     def _on_call(self, event: events.CallReceived) -> None:
-        now_s, call = self._heard_s, event.call
-        inbox = Inbox() if call.wants_pieces else None
         assert self.remote is not None
-        reply = Reply(self, event.stream, inbox, self.remote.node, now_s, call)
-        task = self._loop.create_task(self._serve(event.stream, call, reply))
-        self._serving[event.stream] = _Serving(reply.deadline_s, task, inbox)
-        if reply.deadline_s < self._alarm_s:
-            self._set_alarm(reply.deadline_s, now_s)
-
-    async def _serve(self, stream: int, call: Call, reply: Reply) -> None:
-        """Run the handler of one call and send what comes of it."""
-        try:
-            answer = await self._find(call.to)(call, reply)
-            held_ms = (time.monotonic() - reply.received_s) * 1000
-            self._connection.send_answer(stream, answer, held_ms)
-        except MeshError as error:
-            self._fail(stream, error)
-        except asyncio.CancelledError:
-            self._fail(stream, Cancelled(f"{self._node} stopped serving {call.to}"))
-            raise
-        except Exception as error:
-            log.exception("handler.failed", extra={"service": call.to, "id": call.request_id})
-            self._fail(stream, RoleError(f"{call.to} failed: {type(error).__name__}: {error}"))
-        finally:
-            self._serving.pop(stream, None)
-            self._make_room(stream)
-            self._flush_soon()
-
-    def _fail(self, stream: int, error: MeshError) -> None:
-        self._connection.send_failure(stream, failure_from(error, self._node))
+        deadline_s = self._serving.start(
+            event.stream, event.call, self.remote.node, self.pulse.heard_s
+        )
+        if deadline_s < self._alarm_s:
+            self._set_alarm(deadline_s)
 
     def _on_cancel(self, event: events.CancelReceived) -> None:
-        self._stop(event.stream)
+        self._serving.stop(event.stream)
+        self._make_room(event.stream)
 
-    def _stop(self, stream: int) -> None:
-        """Cancel the handler of a call, which may not even have begun."""
-        serving = self._serving.pop(stream, None)
-        if serving is not None:
-            serving.task.cancel()
-            self._stopping.add(serving.task)
-            serving.task.add_done_callback(self._stopping.discard)
+    def _on_ended(self, stream: int) -> None:
+        if self._room:
+            self._make_room(stream)
+        self._flush_soon()
 
     # Time.
 
-    def _set_alarm(self, deadline_s: float, now_s: float) -> None:
+    def _set_alarm(self, deadline_s: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_s = deadline_s
-        wait_s = max(0.0, deadline_s - now_s) + DEADLINE_GRAIN_S
+        # A peer may name any deadline; a timer cannot take any.
+        left_s = min(max(0.0, deadline_s - time.monotonic()), ALARM_S_MAX)
+        wait_s = left_s + DEADLINE_GRAIN_S
         self._alarm = self._loop.call_later(wait_s, self._sweep)
 
     def _sweep(self) -> None:
         """End what is past its deadline, and set the alarm for what is next."""
         now_s = time.monotonic()
         self._alarm, self._alarm_s = None, float("inf")
-        for stream in [each for each, it in self._waiting.items() if it.deadline_s <= now_s]:
-            waiting = self._waiting[stream]
-            self.cancel(stream)
-            self.failures += 1
-            waiting.fail(DeadlineExceeded(f"{self.address} did not answer in time"))
-        for stream in [each for each, it in self._serving.items() if it.deadline_s <= now_s]:
-            self._fail(stream, DeadlineExceeded(f"{self._node} did not finish in time"))
-            self._stop(stream)
-            self._flush_soon()
-        left = [it.deadline_s for it in self._waiting.values()]
-        left += [it.deadline_s for it in self._serving.values()]
-        if left:
-            self._set_alarm(min(left), now_s)
+        next_s = min(self._calls.sweep(now_s), self._serving.sweep(now_s))
+        if next_s < float("inf") and self._transport is not None:
+            self._set_alarm(next_s)
 
     def tick(self) -> None:
-        """Ping, and close if the other side is silent; called about once a second."""
+        """Ping, and close if the other side is silent; called every `pulse.TICK_S`."""
         now_s = time.monotonic()
-        was_late = now_s - self._ticked_s > 1.0 + LATE_S
-        self._ticked_s = now_s
-        if was_late:
-            self._heard_s = self._made_s = now_s
+        is_silent = self.pulse.is_silent(now_s)
         if self.remote is None:
             if now_s - self._made_s > HANDSHAKE_S:
                 self.close(PeerTimeout(f"{self.address} did not greet"))
-        elif now_s - self._heard_s > SILENCE_S:
+        elif is_silent:
             self.close(PeerTimeout(f"{self.address} stayed silent for {SILENCE_S:.0f} s"))
-        elif not self._pinged or now_s - max(self._pinged.values())[0] >= PING_INTERVAL_S:
+        elif self.pulse.is_ping_due(now_s):
             self._ping()
 
     def _ping(self) -> None:
-        self._ping_id += 1
-        self._pinged = dict(list(self._pinged.items())[-OFFSET_SAMPLES:])
-        self._pinged[self._ping_id] = (time.monotonic(), time.time())
-        self._connection.send_ping(self._ping_id)
+        self._connection.send_ping(self.pulse.ping(time.monotonic(), time.time()))
         self._flush_soon()
 
     def _on_ping(self, event: events.PingReceived) -> None:
@@ -501,27 +397,4 @@ class Peer(asyncio.Protocol):
         self._flush_soon()
 
     def _on_pong(self, event: events.PongReceived) -> None:
-        pong = event.pong
-        sent = self._pinged.pop(pong.id, None)
-        if sent is None:
-            return
-        sent_s, sent_at = sent
-        took_s = self._heard_s - sent_s
-        held_s = pong.replied_at - pong.received_at
-        offset_s = ((pong.received_at - sent_at) + (pong.replied_at - (sent_at + took_s))) / 2
-        self._samples.append((max(0.0, took_s - held_s), offset_s))
-        self.rtt_s, self.offset_s = min(self._samples)
-
-
-def make_connection(
-    *, is_client: bool, mesh: str, node: str, secret: str, limits: Limits
-) -> Connection:
-    """Return a connection's machine with a fresh nonce."""
-    return Connection(
-        is_client=is_client,
-        mesh=mesh,
-        node=node,
-        secret=secret,
-        nonce=os.urandom(NONCE_BYTES),
-        limits=limits,
-    )
+        self.pulse.receive(event.pong, self.pulse.heard_s)

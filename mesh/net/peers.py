@@ -8,24 +8,29 @@ nodes share at most one each way.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from typing import Any, cast
 
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, SetupError, Unreachable
+from mesh.net.calls import Answered
 from mesh.net.lines import LinesPeer
-from mesh.net.peer import Answered, Handler, Peer, make_connection
+from mesh.net.peer import HANDSHAKE_S, Peer
+from mesh.net.serving import Handler
 from mesh.net.stream import Inbox, Reply, Stream, Way
 from mesh.settings.schema import Limits
 from mesh.wire import connection
+from mesh.wire.handshake import NONCE_BYTES
 from mesh.wire.lines import FIRST_BYTE
 from mesh.wire.messages import Call
+from mesh.wire.pulse import TICK_S
 
 __all__ = ["Answered", "Handler", "Peers", "Reply", "Stream"]
 
 CONNECT_S = 1.0  # ordinary networks answer in milliseconds; a dead host never does
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.1, 2.0  # how long a failed address is not tried again
-TICK_S = 1.0
+FORGET_S = 600.0  # after it an address that failed is as good as new, and out of statistics
 PORT_TRIES = 32  # for a port that is free for both TCP and UDP
 BACKLOG = 512
 
@@ -61,7 +66,7 @@ class Peers:
         self._handlers: dict[str, Handler] = {}
         self._prefixes: dict[str, Handler] = {}
         self._peers: dict[str, Peer] = {}  # that we connected to, by address
-        self._accepted: set[Peer | LinesPeer | _Door] = set()
+        self._others: set[Peer | LinesPeer | _Door] = set()  # accepted, or about to end
         self._connecting: dict[str, asyncio.Task[Peer]] = {}
         self._failures: dict[str, _Failure] = {}
         self._server: asyncio.Server | None = None
@@ -137,8 +142,8 @@ class Peers:
                 "in_flight": peer.in_flight,
                 "bytes_in": peer.bytes_in,
                 "bytes_out": peer.bytes_out,
-                "rtt_ms": round(peer.rtt_s * 1000, 3),
-                "clock_offset_ms": round(peer.offset_s * 1000, 3),
+                "rtt_ms": round(peer.pulse.rtt_s * 1000, 3),
+                "clock_offset_ms": round(peer.pulse.offset_s * 1000, 3),
             }
             for address, peer in self._peers.items()
         }
@@ -152,7 +157,7 @@ class Peers:
             self._server.close()
         for task in self._connecting.values():
             task.cancel()
-        everyone = [*self._peers.values(), *self._accepted]
+        everyone = [*self._peers.values(), *self._others]
         for each in everyone:
             if isinstance(each, Peer):
                 each.leave("draining", f"{self._node} is leaving")
@@ -195,11 +200,11 @@ class Peers:
         try:
             async with asyncio.timeout(CONNECT_S):
                 peer = await self._dial(address)
-        except (OSError, TimeoutError, MeshError) as error:
+        except (OSError, ValueError, MeshError) as error:  # ValueError: a name that cannot be one
             reason = str(error) or f"no connection within {CONNECT_S} s"
             before = self._failures.get(address)
             wait_s = BACKOFF_S_MIN if before is None else min(BACKOFF_S_MAX, before.wait_s * 2)
-            self._failures[address] = _Failure(f"{address}: {reason}", wait_s)
+            self._remember(address, _Failure(f"{address}: {reason}", wait_s))
             raise Unreachable(f"{address}: {reason}") from error
         finally:
             del self._connecting[address]
@@ -207,9 +212,20 @@ class Peers:
         old = self._peers.get(address)
         if old is not None:
             peer.carry_over(old)
+            if old.in_flight:
+                self._others.add(old)
         self._peers[address] = peer
         self._start_ticking()
         return peer
+
+    def _remember(self, address: str, failure: _Failure) -> None:
+        """Remember a failure, and forget those that no longer matter."""
+        now_s = time.monotonic()
+        for each, old in list(self._failures.items()):
+            if now_s - old.again_s > FORGET_S:
+                del self._failures[each]
+                self._peers.pop(each, None)
+        self._failures[address] = failure
 
     async def _dial(self, address: str) -> Peer:
         host, port = split(address)
@@ -225,39 +241,40 @@ class Peers:
         return peer
 
     def _peer(self, *, is_client: bool, address: str) -> Peer:
-        machine = make_connection(
+        machine = connection.Connection(
             is_client=is_client,
             mesh=self._mesh,
             node=self._node,
             secret=self._secret,
+            nonce=os.urandom(NONCE_BYTES),
             limits=self._limits,
         )
         return Peer(machine, self._find, self._closed, self._node, address)
 
     def _closed(self, peer: Peer | LinesPeer) -> None:
-        self._accepted.discard(peer)
+        self._others.discard(peer)
 
     def accept(self, door: _Door, transport: asyncio.Transport, data: bytes) -> None:
         """Give an accepted connection to whoever speaks its protocol."""
-        self._accepted.discard(door)
+        self._others.discard(door)
         protocol: Peer | LinesPeer
         if data.startswith(FIRST_BYTE):
             protocol = LinesPeer(self._find, self._closed, is_allowed=not self._secret)
         else:
             address = str(transport.get_extra_info("peername"))
             protocol = self._peer(is_client=False, address=address)
-        self._accepted.add(protocol)
+        self._others.add(protocol)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)
 
     def admit(self, door: _Door) -> None:
         """Remember a connection that has said nothing yet."""
-        self._accepted.add(door)
+        self._others.add(door)
 
     def forget(self, door: _Door) -> None:
         """Forget one that is gone."""
-        self._accepted.discard(door)
+        self._others.discard(door)
 
     def _start_ticking(self) -> None:
         if self._tick is None and not self._is_closed:
@@ -265,7 +282,7 @@ class Peers:
 
     def _on_tick(self) -> None:
         self._tick = None
-        for each in [*self._peers.values(), *self._accepted]:
+        for each in [*self._peers.values(), *self._others]:
             if not isinstance(each, LinesPeer):
                 each.tick()
         self._start_ticking()
@@ -277,7 +294,7 @@ class _Door(asyncio.Protocol):
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
         self._transport: asyncio.Transport | None = None
-        self._ticks_left = 5  # HANDSHAKE_S, in ticks
+        self._ticks_left = int(HANDSHAKE_S / TICK_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop has its own class

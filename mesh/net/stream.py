@@ -140,6 +140,8 @@ class Stream:
         self._way: Way | None = None
         self._stream = 0
         self._is_over = False
+        self._lock = asyncio.Lock()  # a reader and a writer may both be the first
+        self._loop = asyncio.get_running_loop()
 
     def __aiter__(self) -> AsyncIterator[Piece | Answer]:
         return self
@@ -162,13 +164,18 @@ class Stream:
 
     async def open(self) -> Way:
         """Send the call, if that has not been done."""
-        if self._way is None:
-            try:
-                self._way, self._stream = await self._opening(self._call, self._inbox)
-            except MeshError:
-                self._is_over = True
-                raise
-        return self._way
+        if self._way is not None:
+            return self._way
+        async with self._lock:
+            if self._is_over:
+                raise ConnectionLost("the stream is over")
+            if self._way is None:
+                try:
+                    self._way, self._stream = await self._opening(self._call, self._inbox)
+                except MeshError:
+                    self._is_over = True
+                    raise
+            return self._way
 
     async def send(self, piece: Piece) -> None:
         """Send a piece to the handler; waits while it has not read those before."""
@@ -182,13 +189,12 @@ class Stream:
 
     async def aclose(self) -> None:
         """Cancel the call, unless it is answered."""
-        self._let_go()
-
-    def _let_go(self) -> None:
         if self._way is not None and not self._is_over:
             self._way.cancel(self._stream)
         self._is_over = True
 
     def __del__(self) -> None:
-        # An abandoned `async for`: the handler should not work for nobody.
-        self._let_go()
+        # An abandoned `async for`: the handler should not work for nobody. The garbage
+        # collector may run in any thread, and after the loop has closed.
+        if self._way is not None and not self._is_over and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._way.cancel, self._stream)

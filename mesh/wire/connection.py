@@ -27,11 +27,9 @@ from mesh.errors import LocalProtocolError, RemoteProtocolError, TooLarge
 from mesh.wire import events, messages
 from mesh.wire.arrays import Decoder, Encoder
 from mesh.wire.frames import ARRAYS, PREAMBLE, Buffer, FrameReader, FrameWriter, Kind
-from mesh.wire.handshake import HELLO_BYTES_MAX, Hello, Proof, is_proven, objection, prove
+from mesh.wire.handshake import HELLO_BYTES_MAX, Handshake, Hello, Proof
 from mesh.wire.messages import Answer, Call, Failure, Piece
-
-PIECE_COST_MIN = 1024  # bytes; even empty pieces use up credit, so their number is bounded too
-STREAM_MAX = 0xFFFF_FFFE  # after it the numbers begin again
+from mesh.wire.streams import PIECE_COST_MIN, Streams
 
 Events = list[events.Event]
 
@@ -60,17 +58,6 @@ class _Answered(msgspec.Struct, frozen=True, array_like=True):
     answer: Answer
 
 
-class _Flow:
-    """Credit of one stream with pieces, both ways, in bytes."""
-
-    __slots__ = ("receivable", "sendable", "taken")
-
-    def __init__(self, sendable: int, receivable: int) -> None:
-        self.sendable = sendable
-        self.receivable = receivable
-        self.taken = 0  # by the reader, and not yet given back to the sender
-
-
 class Connection:
     """One side of a connection.
 
@@ -96,9 +83,7 @@ class Connection:
         self.is_client = is_client
         self.limits = limits or Limits()
         self.state = State.GREETING
-        self.peer: Hello | None = None
-        self._secret = secret
-        self._hello = Hello(
+        hello = Hello(
             mesh=mesh,
             node=node,
             nonce=nonce,
@@ -106,14 +91,11 @@ class Connection:
             message_bytes_max=self.limits.message_bytes_max,
             window_bytes=self.limits.window_bytes,
         )
-        self._sent_hello = self._received_hello = b""  # the greetings as they travelled
+        self._handshake = Handshake(is_client, hello, secret)
+        self._has_refused = False
         self._preamble_left = PREAMBLE
         self._sendable_max = HELLO_BYTES_MAX
-        self._mine: dict[int, _Flow | None] = {}  # streams that we opened
-        self._theirs: dict[int, _Flow | None] = {}
-        self._next = self._first = 1 if is_client else 2
-        self._has_wrapped = False
-        self._has_refused = False
+        self._streams = Streams(is_client, 0, 0)  # until the windows are known
         self._encoder = Encoder()
         self._call_decoder = Decoder(Call)
         self._answered_decoder = Decoder(_Answered)
@@ -162,7 +144,7 @@ class Connection:
 
     def _accepts(self, kind: int, stream: int) -> bool:
         """Return whether a body in fragments is worth gathering."""
-        return kind == Kind.CALL or stream in self._mine or stream in self._theirs
+        return kind == Kind.CALL or self._streams.is_open(stream)
 
     def _skip(self, kind: int) -> None:
         # Once open, a kind that we do not know comes from a newer node.
@@ -181,41 +163,32 @@ class Connection:
         if self.state is not State.GREETING:
             raise RemoteProtocolError("expected one greeting, found another")
         theirs = _HELLO.decode(body, has_arrays)
-        self._received_hello = bytes(body)
         if not self.is_client:
             self._greet()
-        reason = objection(self._hello, theirs)
+        reason = self._handshake.receive(theirs, bytes(body))
         if reason:
             self._refuse(reason, happened)
-            return
-        self.peer = theirs
-        if not self._secret:
+        elif not self._handshake.hello.has_secret:
             self._open(theirs, happened)
-            return
-        self.state = State.PROVING
-        if self.is_client:
-            self._send(Kind.PROOF, 0, self._proof(of_client=True))
+        else:
+            self.state = State.PROVING
+            if self.is_client:
+                self._send(Kind.PROOF, 0, self._handshake.proof())
 
     def _receive_proof(self, _: int, body: Buffer, has_arrays: bool, happened: Events) -> None:
-        if self.state is not State.PROVING or self.peer is None:
+        theirs = self._handshake.peer
+        if self.state is not State.PROVING or theirs is None:
             raise RemoteProtocolError("expected no proof, found one")
-        expected = self._proof(of_client=not self.is_client)
-        if not is_proven(_PROOF.decode(body, has_arrays), expected):
+        if not self._handshake.is_proven(_PROOF.decode(body, has_arrays)):
             self._refuse("wrong mesh secret: give every node the same", happened)
             return
         if not self.is_client:
-            self._send(Kind.PROOF, 0, self._proof(of_client=False))
-        self._open(self.peer, happened)
+            self._send(Kind.PROOF, 0, self._handshake.proof())
+        self._open(theirs, happened)
 
     def _greet(self) -> None:
         self._writer.put_raw(PREAMBLE)
-        self._sent_hello = msgspec.msgpack.encode(self._hello)
-        self._writer.put(Kind.HELLO, 0, self._sent_hello, len(self._sent_hello))
-
-    def _proof(self, *, of_client: bool) -> Proof:
-        if self.is_client:
-            return prove(self._secret, of_client, self._sent_hello, self._received_hello)
-        return prove(self._secret, of_client, self._received_hello, self._sent_hello)
+        self._writer.put(Kind.HELLO, 0, self._handshake.sent, len(self._handshake.sent))
 
     def _refuse(self, reason: str, happened: Events) -> None:
         self.send_goodbye("unauthorized", reason)
@@ -225,6 +198,7 @@ class Connection:
     def _open(self, peer: Hello, happened: Events) -> None:
         self.state = State.OPEN
         self._sendable_max = peer.message_bytes_max
+        self._streams = Streams(self.is_client, self.limits.window_bytes, peer.window_bytes)
         self._reader.bytes_max = self.limits.message_bytes_max
         self._receive = {
             Kind.CALL: self._receive_call,
@@ -241,64 +215,54 @@ class Connection:
         happened.append(events.Opened(peer))
 
     def _receive_call(self, stream: int, body: Buffer, has_arrays: bool, happened: Events) -> None:
-        if not stream or stream % 2 == self._first % 2 or stream in self._theirs:
-            raise RemoteProtocolError(f"stream {stream} is not the peer's to open")
+        self._streams.check_theirs(stream)
         call = self._call_decoder.decode(body, has_arrays)
-        if len(self._theirs) >= self.limits.calls_max:
+        if len(self._streams.theirs) >= self.limits.calls_max:
             message = f"expected at most {self.limits.calls_max} calls at once from one node"
-            self._send(Kind.FAILURE, stream, Failure("overloaded", message, self._hello.node))
+            node = self._handshake.hello.node
+            self._send(Kind.FAILURE, stream, Failure("overloaded", message, node))
             return
-        self._theirs[stream] = self._flow() if call.wants_pieces else None
+        self._streams.open_theirs(stream, call.wants_pieces)
         happened.append(events.CallReceived(stream, call))
 
     def _receive_answer(
         self, stream: int, body: Buffer, has_arrays: bool, happened: Events
     ) -> None:
         answered = self._answered_decoder.decode(body, has_arrays)
-        if self._close_mine(stream):
+        if self._streams.close_mine(stream):
+            self._writer.drop(stream)
             happened.append(events.AnswerReceived(stream, answered.answer, answered.held_ms))
 
     def _receive_failure(
         self, stream: int, body: Buffer, has_arrays: bool, happened: Events
     ) -> None:
         failure = _FAILURE.decode(body, has_arrays)
-        if self._close_mine(stream):
+        if self._streams.close_mine(stream):
+            self._writer.drop(stream)
             happened.append(events.FailureReceived(stream, failure))
 
     def _receive_piece(self, stream: int, body: Buffer, has_arrays: bool, happened: Events) -> None:
         piece = self._piece_decoder.decode(body, has_arrays)
-        flow = self._flow_of(stream)
-        if flow is None:
-            return
-        if flow.receivable <= 0:
-            raise RemoteProtocolError(f"a piece beyond the credit of stream {stream}")
-        cost = max(PIECE_COST_MIN, len(body))
-        flow.receivable -= cost
-        happened.append(events.PieceReceived(stream, piece, cost))
+        cost = self._streams.spend(stream, len(body))
+        if cost is not None:
+            happened.append(events.PieceReceived(stream, piece, cost))
 
     def _receive_finish(self, stream: int, _: Buffer, has_arrays: bool, happened: Events) -> None:
-        if stream in self._theirs:
+        if stream in self._streams.theirs:
             happened.append(events.FinishReceived(stream))
 
     def _receive_cancel(self, stream: int, _: Buffer, has_arrays: bool, happened: Events) -> None:
         self._reader.drop(stream)
-        if stream in self._theirs:
-            del self._theirs[stream]
+        if stream in self._streams.theirs:
+            del self._streams.theirs[stream]
             self._writer.drop(stream)
             happened.append(events.CancelReceived(stream))
 
     def _receive_credit(
         self, stream: int, body: Buffer, has_arrays: bool, happened: Events
     ) -> None:
-        amount = _CREDIT.decode(body, has_arrays).amount
-        flow = self._flow_of(stream)
-        if flow is None:
-            return
-        assert self.peer is not None
-        if not 0 < amount <= self.peer.window_bytes - flow.sendable:
-            raise RemoteProtocolError(f"credit of {amount} bytes was never used on {stream}")
-        flow.sendable += amount
-        happened.append(events.CreditReceived(stream))
+        if self._streams.grant(stream, _CREDIT.decode(body, has_arrays).amount):
+            happened.append(events.CreditReceived(stream))
 
     def _receive_ping(self, _: int, body: Buffer, has_arrays: bool, happened: Events) -> None:
         happened.append(events.PingReceived(_PING.decode(body, has_arrays).id))
@@ -308,38 +272,6 @@ class Connection:
 
     def _receive_goodbye(self, _: int, body: Buffer, has_arrays: bool, happened: Events) -> None:
         happened.append(events.GoodbyeReceived(_GOODBYE.decode(body, has_arrays)))
-
-    def _flow(self) -> _Flow:
-        assert self.peer is not None
-        return _Flow(self.peer.window_bytes, self.limits.window_bytes)
-
-    def _flow_of(self, stream: int) -> _Flow | None:
-        """Return the credit of `stream`, None if it is over.
-
-        Raises:
-            RemoteProtocolError: it has no pieces, or never was.
-        """
-        streams = self._mine if stream % 2 == self._first % 2 else self._theirs
-        if stream not in streams:
-            self._check_was(stream)
-            return None
-        flow = streams[stream]
-        if flow is None:
-            raise RemoteProtocolError(f"stream {stream} has no pieces")
-        return flow
-
-    def _close_mine(self, stream: int) -> bool:
-        """Forget a stream of ours; return False if it was over already."""
-        if stream not in self._mine:
-            self._check_was(stream)
-            return False
-        del self._mine[stream]
-        self._writer.drop(stream)
-        return True
-
-    def _check_was(self, stream: int) -> None:
-        if stream % 2 == self._first % 2 and stream >= self._next and not self._has_wrapped:
-            raise RemoteProtocolError(f"stream {stream} was never opened")
 
     # What is sent.
 
@@ -352,64 +284,52 @@ class Connection:
         """
         if self.state is not State.OPEN:
             raise LocalProtocolError(f"expected an open connection, found it {self.state.value}")
-        stream = self._next
-        while stream in self._mine:  # only after the numbers have begun again
-            stream += 2
+        stream = self._streams.number()
         self._send(Kind.CALL, stream, call)
-        self._mine[stream] = self._flow() if call.wants_pieces else None
-        self._next = stream + 2
-        if self._next > STREAM_MAX:
-            self._next, self._has_wrapped = self._first, True
+        self._streams.open_mine(stream, call.wants_pieces)
         return stream
 
     def send_answer(self, stream: int, answer: Answer, held_ms: float = 0.0) -> None:
         """Answer a call of the peer; nothing is sent if it was cancelled meanwhile."""
-        if stream in self._theirs:
+        if stream in self._streams.theirs:
             self._send(Kind.ANSWER, stream, _Answered(held_ms, answer))
-            del self._theirs[stream]
+            del self._streams.theirs[stream]
+            self._reader.drop(stream)
 
     def send_failure(self, stream: int, failure: Failure) -> None:
         """End a call of the peer with an error; nothing is sent if it was cancelled meanwhile."""
-        if stream in self._theirs:
+        if stream in self._streams.theirs:
             self._send(Kind.FAILURE, stream, failure)
-            del self._theirs[stream]
+            del self._streams.theirs[stream]
+            self._reader.drop(stream)
 
     def can_send_piece(self, stream: int) -> bool:
         """Return whether there is credit for a piece; True too when the stream is over."""
-        flow = self._mine.get(stream) or self._theirs.get(stream)
+        flow = self._streams.find(stream)
         return flow is None or flow.sendable > 0
 
     def send_piece(self, stream: int, piece: Piece) -> None:
         """Send a piece to the other side of `stream`; nothing is sent if the stream is over."""
-        streams = self._mine if stream % 2 == self._first % 2 else self._theirs
-        if stream not in streams:
-            return
-        flow = streams[stream]
-        if flow is None or flow.sendable <= 0:
-            raise LocalProtocolError("expected a call that wants pieces, and credit for one")
-        flow.sendable -= max(PIECE_COST_MIN, self._send(Kind.PIECE, stream, piece))
+        flow = self._streams.to_send(stream)
+        if flow is not None:
+            flow.sendable -= max(PIECE_COST_MIN, self._send(Kind.PIECE, stream, piece))
 
     def finish(self, stream: int) -> None:
         """Say that the caller sends no more pieces."""
-        if stream in self._mine:
+        if stream in self._streams.mine:
             self._send(Kind.FINISH, stream, messages.Finish())
 
     def take(self, stream: int, cost: int) -> None:
         """Give back what a piece cost, now that its reader has taken it."""
-        flow = self._mine.get(stream) or self._theirs.get(stream)
-        if flow is None:
-            return
-        flow.taken += cost
-        if flow.taken * 2 >= self.limits.window_bytes:
-            self._send(Kind.CREDIT, stream, messages.Credit(flow.taken))
-            flow.receivable += flow.taken
-            flow.taken = 0
+        amount = self._streams.give_back(stream, cost)
+        if amount:
+            self._send(Kind.CREDIT, stream, messages.Credit(amount))
 
     def cancel(self, stream: int) -> None:
         """Give up a call of ours."""
-        if stream not in self._mine:
+        if stream not in self._streams.mine:
             return
-        del self._mine[stream]
+        del self._streams.mine[stream]
         self._reader.drop(stream)
         if self._writer.drop(stream):
             self._send(Kind.CANCEL, stream, messages.Cancel())
@@ -449,14 +369,8 @@ class Connection:
 
     def check(self) -> None:
         """Assert every invariant."""
-        window = self.limits.window_bytes
-        for flow in filter(None, (*self._mine.values(), *self._theirs.values())):
-            assert self.peer is not None
-            assert flow.sendable <= self.peer.window_bytes
-            assert flow.receivable + flow.taken <= window
-            assert flow.taken * 2 < window
-        assert len(self._theirs) <= self.limits.calls_max
-        assert all(stream % 2 == self._first % 2 for stream in self._mine)
+        self._streams.check()
+        assert len(self._streams.theirs) <= self.limits.calls_max
         assert self.queued_bytes >= 0
 
 

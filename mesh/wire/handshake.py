@@ -46,16 +46,44 @@ class Proof(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-def prove(secret: str, is_client: bool, client_hello: bytes, server_hello: bytes) -> Proof:
-    """Return the proof of one side, over both greetings as they travelled."""
-    part = b"mesh client" if is_client else b"mesh server"
-    told = len(client_hello).to_bytes(4, "little") + client_hello + server_hello
-    return Proof(hmac.digest(secret.encode(), part + told, "sha256"))
+class Handshake:
+    """The greetings of one connection, as one side sees them.
 
+    Args:
+        is_client: whether this side connected.
+        hello: this side's greeting.
+        secret: what both sides must hold, or "".
+    """
 
-def is_proven(proof: Proof, expected: Proof) -> bool:
-    """Return whether two proofs are the same, in time that does not depend on them."""
-    return hmac.compare_digest(proof.digest, expected.digest)
+    def __init__(self, is_client: bool, hello: Hello, secret: str) -> None:
+        self.hello = hello
+        self.peer: Hello | None = None
+        self.sent = msgspec.msgpack.encode(hello)
+        self._received = b""
+        self._is_client = is_client
+        self._secret = secret
+
+    def receive(self, hello: Hello, body: bytes) -> str:
+        """Take the peer's greeting; return why the two cannot speak, or ""."""
+        self._received = body
+        self.peer = hello
+        return objection(self.hello, hello)
+
+    def proof(self) -> Proof:
+        """Return our proof."""
+        return self._prove(self._is_client)
+
+    def is_proven(self, proof: Proof) -> bool:
+        """Return whether the peer's proof is right, in time that does not depend on it."""
+        return hmac.compare_digest(proof.digest, self._prove(not self._is_client).digest)
+
+    def _prove(self, of_client: bool) -> Proof:
+        client, server = self.sent, self._received
+        if not self._is_client:
+            client, server = server, client
+        part = b"mesh client" if of_client else b"mesh server"
+        told = len(client).to_bytes(4, "little") + client + server
+        return Proof(hmac.digest(self._secret.encode(), part + told, "sha256"))
 
 
 def objection(mine: Hello, theirs: Hello) -> str:
