@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -41,48 +41,41 @@ INDENT = 4
 class Typewriter:
     """Prints text as it comes, broken between words."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, out: TextIO, width: int) -> None:
+        self._out = out
+        self._width = width
         self._column = 0
+        self._gap = ""
         self._word = ""
 
     def write(self, text: str) -> None:
         """Print what is complete of `text`; the word at its end waits for its rest."""
         for sign in text:
-            if sign.isspace():
-                self._put()
-                self._blank(sign)
-            else:
+            if not sign.isspace():
                 self._word += sign
+                continue
+            self._put()
+            self._gap = "\n" if "\n" in (sign, self._gap) else " "
+        self._out.flush()
 
     def end(self) -> None:
         """Print what is left, and end the line."""
         self._put()
-        self._out("\n")
-        self._column = 0
+        self._out.write("\n")
+        self._out.flush()
 
     def _put(self) -> None:
+        """Print the waiting word, after its gap or on a line of its own."""
         if not self._word:
             return
-        if self._column and self._column + len(self._word) > self._console.width - INDENT:
-            self._blank("\n")
-        if not self._column:
-            self._out(" " * INDENT)
-        self._out(self._word)
-        self._column += len(self._word)
-        self._word = ""
-
-    def _blank(self, sign: str) -> None:
-        if sign == "\n":
-            self._out("\n")
+        room = self._width - self._column - len(self._gap)
+        if self._column and (self._gap == "\n" or len(self._word) > room):
+            self._out.write("\n")
             self._column = 0
-        elif self._column:
-            self._out(" ")
-            self._column += 1
-
-    def _out(self, text: str) -> None:
-        self._console.file.write(text)
-        self._console.file.flush()
+        lead = self._gap if self._column else " " * INDENT
+        self._out.write(lead + self._word)
+        self._column += len(lead) + len(self._word)
+        self._gap = self._word = ""
 
 
 def main() -> int:
@@ -211,7 +204,7 @@ async def _ask(console: Console, mesh: Client, nodes: Sequence[Node], question: 
 
 async def _print_answer(console: Console, mesh: Client, question: str) -> None:
     """Print one answer."""
-    typewriter = Typewriter(console)
+    typewriter = Typewriter(console.file, console.width)
     wrote = False
     async for event in mesh.stream("ask", query=question):
         if event.name == "field" and event.data["name"] == "sources":
