@@ -102,6 +102,7 @@ class Kind(Enum):
     JOINED = "joined"
     UPDATED = "updated"
     SUSPECTED = "suspected"
+    CLEARED = "cleared"  # a suspect has refuted
     DIED = "died"
     LEFT = "left"
     REFUTED = "refuted"  # this node contradicted an accusation

@@ -23,8 +23,9 @@ from mesh.gossip import events as ev
 from mesh.gossip.events import Kind
 from mesh.gossip.member import Facts, Member, Status, check_facts
 from mesh.gossip.packets import DATAGRAM_BYTES_MAX, LABEL_BYTES_MAX, Codec, Sync
+from mesh.gossip.rules import Rules
 from mesh.gossip.seal import SALT_BYTES, Seal
-from mesh.gossip.swim import Rules, Swim
+from mesh.gossip.swim import Swim
 from mesh.machine import TICK
 from mesh.net.identity import Identity, load_identity, save_known
 from mesh.net.names import Names
