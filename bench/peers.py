@@ -52,7 +52,8 @@ def main() -> int:
     if unknown := set(names) - set(PINNED):
         progress(f"no peer {', '.join(unknown)}; there are {', '.join(PINNED)}")
         return 2
-    return 0 if all([install(name) for name in names]) else 1
+    failed = [name for name in names if not install(name)]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

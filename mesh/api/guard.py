@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from mesh.api.answer import error_body, failed
-from mesh.api.intake import REQUEST_ID, request_id
+from mesh.api.intake import REQUEST_ID, new_id, request_id
 from mesh.api.parts import Parts
 from mesh.errors import (
     BadRequest,
@@ -50,6 +49,7 @@ class Guard:
         self._parts = parts
         self._keys = [key.encode() for key in parts.settings.security.api_keys]
         self._origins = frozenset(parts.settings.security.cors_origins)
+        self.has_cors = bool(self._origins)
         self._verdicts: dict[str, bool] = {}
 
     def check(self, request: web.Request) -> None:
@@ -147,17 +147,18 @@ def middleware(parts: Parts) -> Middleware:
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         began_s = time.monotonic()
-        parts.metrics.http_active.inc()
+        parts.metrics.http_active += 1
         status, code = 499, "cancelled"
         try:
-            request[REQUEST_ID] = secrets.token_hex(8)  # until the caller's own is found good
+            request[REQUEST_ID] = new_id()  # until the caller's own is found good
             response, code = await _answer(request, handler, guard, parts)
             status = response.status
             if not response.prepared:
                 response.headers["X-Request-ID"] = request[REQUEST_ID]
-                response.headers.update(guard.cors(request))
+                if guard.has_cors:
+                    response.headers.update(guard.cors(request))
         finally:
-            parts.metrics.http_active.dec()
+            parts.metrics.http_active -= 1
             code = request.get(PARTIAL, code)
             _note(parts, quota, request, status, code, time.monotonic() - began_s)
         return response
@@ -170,7 +171,9 @@ async def _answer(
 ) -> tuple[web.StreamResponse, str]:
     """Return the handler's answer, or the one for its error, with the error's code."""
     try:
-        request[REQUEST_ID] = request_id(request.headers.get("X-Request-ID"))
+        own = request.headers.get("X-Request-ID")
+        if own is not None:
+            request[REQUEST_ID] = request_id(own)
         guard.check(request)
         if request.method == "OPTIONS" and guard.cors(request):
             return web.Response(status=204), ""
@@ -215,10 +218,9 @@ def _note(
     """Count one request, and write its line if it is worth one."""
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "(unknown)"
-    parts.metrics.http_requests.labels(route, _method(request.method), str(status)).inc()
-    parts.metrics.http_seconds.labels(route).observe(took_s)
+    parts.metrics.observe_http(route, _method(request.method), status, took_s)
     is_work = request.method == "POST"
-    if not is_work and status < 500:
+    if not is_work and not code:
         return
     is_quiet = not code and took_s < parts.settings.log.slow_s
     skipped = quota.take(time.monotonic()) if is_quiet else 0

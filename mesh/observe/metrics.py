@@ -9,16 +9,18 @@ patterns, never paths, and no label carries an id.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from mesh.observe.tally import Count, Spread
 
 # 1 ms is a warm local call, 60 s the usual deadline; steps of about 2.5 keep p99 within a factor
 # of 2.5, and 15 buckets per route and status stay cheap to scrape.
@@ -40,53 +42,60 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.http_requests = Counter(
+        self.http_active = 0
+        self._http_requests = Count(
             "mesh_http_requests_total",
             "HTTP requests answered, by route pattern, method and status.",
             ("route", "method", "status"),
-            registry=registry,
         )
-        self.http_seconds = Histogram(
+        self._http_seconds = Spread(
             "mesh_http_request_seconds",
             "From the request's head to the end of its answer, by route pattern.",
             ("route",),
-            buckets=SECONDS,
-            registry=registry,
+            SECONDS,
         )
-        self.http_active = Gauge(
-            "mesh_http_requests_active", "HTTP requests being answered now.", registry=registry
-        )
-        self.pipeline_seconds = Histogram(
+        self._pipeline_seconds = Spread(
             "mesh_pipeline_seconds",
             "Time of a whole pipeline that was answered.",
             ("pipeline",),
-            buckets=SECONDS,
-            registry=registry,
+            SECONDS,
+        )
+        self._stage_seconds = Spread(
+            "mesh_stage_seconds",
+            "Time of one stage by part: queued and ran at its node, network between.",
+            ("role", "part"),
+            SECONDS,
+        )
+        self._stage_batch_items = Spread(
+            "mesh_stage_batch_items",
+            "Items that ran together with an item of this door.",
+            ("role",),
+            ITEMS,
+        )
+        self._stage_attempts = Count(
+            "mesh_stage_attempts_total",
+            "Calls made for stages; above their number by the retries.",
+            ("role",),
+        )
+        for tally in (
+            self._http_requests,
+            self._http_seconds,
+            self._pipeline_seconds,
+            self._stage_seconds,
+            self._stage_batch_items,
+            self._stage_attempts,
+        ):
+            registry.register(tally)
+        self.add_gauge(
+            "mesh_http_requests_active",
+            "HTTP requests being answered now.",
+            (),
+            lambda: [((), self.http_active)],
         )
         self.pipeline_failures = Counter(
             "mesh_pipeline_failures_total",
             "Pipelines that ended in an error, by its code.",
             ("pipeline", "code"),
-            registry=registry,
-        )
-        self.stage_seconds = Histogram(
-            "mesh_stage_seconds",
-            "Time of one stage by part: queued and ran at its node, network between.",
-            ("role", "part"),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.stage_batch_items = Histogram(
-            "mesh_stage_batch_items",
-            "Items that ran together with an item of this door.",
-            ("role",),
-            buckets=ITEMS,
-            registry=registry,
-        )
-        self.stage_attempts = Counter(
-            "mesh_stage_attempts_total",
-            "Calls made for stages; above their number by the retries.",
-            ("role",),
             registry=registry,
         )
         self.loop_lag_seconds = Histogram(
@@ -108,17 +117,21 @@ class Metrics:
         """Declare a total that another part counts, read when it is scraped."""
         self.registry.register(_Read(name, text, labels, read, is_counter=True))
 
-    def observe_trace(self, pipeline: str, trace: Mapping[str, object]) -> None:
+    def observe_http(self, route: str, method: str, status: int, took_s: float) -> None:
+        """Count an answered request."""
+        self._http_requests.add((route, method, str(status)))
+        self._http_seconds.add((route,), took_s)
+
+    def observe_trace(self, pipeline: str, trace: Mapping[str, Any]) -> None:
         """Count a finished pipeline and its stages from its trace."""
-        self.pipeline_seconds.labels(pipeline).observe(_s(trace["total_ms"]))
-        stages = trace["stages"]
-        assert isinstance(stages, list)
-        for stage in stages:
+        self._pipeline_seconds.add((pipeline,), trace["total_ms"] / 1000.0)
+        for stage in trace["stages"]:
             role = stage["role"]
-            for part in ("queued", "ran", "network"):
-                self.stage_seconds.labels(role, part).observe(_s(stage[f"{part}_ms"]))
-            self.stage_batch_items.labels(role).observe(stage["batch_size"])
-            self.stage_attempts.labels(role).inc(stage["attempts"])
+            self._stage_seconds.add((role, "queued"), stage["queued_ms"] / 1000.0)
+            self._stage_seconds.add((role, "ran"), stage["ran_ms"] / 1000.0)
+            self._stage_seconds.add((role, "network"), stage["network_ms"] / 1000.0)
+            self._stage_batch_items.add((role,), stage["batch_size"])
+            self._stage_attempts.add((role,), stage["attempts"])
 
     def text(self) -> bytes:
         """Return the exposition of everything."""
@@ -149,8 +162,3 @@ class _Read:
         for labels, value in self._read():
             metric.add_metric(labels, value)
         return [metric]
-
-
-def _s(ms: object) -> float:
-    assert isinstance(ms, int | float)
-    return ms / 1000.0

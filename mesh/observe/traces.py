@@ -1,18 +1,19 @@
 """Keeps the last traces of a node, and reads and makes W3C trace context.
 
-Shell: holds state, and draws ids from the system's randomness.
+Shell: holds state, and draws ids.
 """
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 Trace = Mapping[str, Any]
 
+_chance = random.Random()  # ids are no secrets, and each request draws two
 _TRACEPARENT = re.compile(r"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
 
 
@@ -47,8 +48,8 @@ def continued(traceparent: str) -> str:
     Source:
         W3C Trace Context, level 1, section 3.2.
     """
-    match = _TRACEPARENT.match(traceparent)
-    span = secrets.token_hex(8)
+    span = f"{_chance.getrandbits(64):016x}"
+    match = _TRACEPARENT.match(traceparent) if traceparent else None
     if match is None or match[1] == "ff" or not int(match[2], 16) or not int(match[3], 16):
-        return f"00-{secrets.token_hex(16)}-{span}-01"
+        return f"00-{_chance.getrandbits(128):032x}-{span}-01"
     return f"00-{match[2]}-{span}-{match[4]}"
