@@ -27,6 +27,7 @@ from tools.loadgen.kind import KINDS, What
 from tools.loadgen.plan import ARRIVALS, Load
 from tools.loadgen.show import Progress, block
 from tools.loadgen.summary import summarize
+from tools.loadgen.watch import Watch
 
 EXAMPLES = """examples:
   python -m tools.loadgen --requests 100 --concurrent 8
@@ -159,16 +160,26 @@ def _inputs_of(chosen: argparse.Namespace) -> list[dict[str, Any]]:
 async def measure(crew: Crew, loads: list[Load], *, warmup: int = 0) -> list[dict[str, Any]]:
     """Run the phases one after the other, print each and return their results."""
     if warmup:
-        await _phase(crew, Load("warm-up", warmup, min(8, warmup)))
+        await run(crew, Load("warm-up", warmup, min(8, warmup)))
     results = []
     for load in loads:
-        outcome = await _phase(crew, load)
-        results.append(summarize(load, outcome.samples, outcome.wall_s, outcome.cpu_shares))
+        results.append(await phase(crew, load))
         print(block(results[-1]), end="\n\n")
     return results
 
 
-async def _phase(crew: Crew, load: Load) -> Result:
+async def phase(crew: Crew, load: Load) -> dict[str, Any]:
+    """Run one phase, look at the nodes meanwhile, and return everything that it says."""
+    began_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    watch = Watch(crew.headers)
+    async with watch.watching(crew.targets):
+        outcome = await run(crew, load)
+    result = summarize(load, outcome.samples, outcome.wall_s, outcome.cpu_shares)
+    return {**result, "began_at": began_at, **watch.summary(len(outcome.samples))}
+
+
+async def run(crew: Crew, load: Load) -> Result:
+    """Run one phase under a line of progress."""
     progress = Progress(load.name, load.requests, load.seconds)
     try:
         return await crew.run(load, progress)

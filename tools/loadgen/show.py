@@ -80,6 +80,7 @@ def block(result: dict[str, Any]) -> str:
             for node, number in result["node_distribution"].items()
         ]
         lines.append(_row("Load Balance Variance", f"{result['load_balance_percent']:.2f} %"))
+    lines += _nodes(result.get("nodes", {}))
     lines += [f"INVALID RUN: {reason}" for reason in result["invalid"]]
     return "\n".join(lines)
 
@@ -121,4 +122,19 @@ def _stages(stages: list[dict[str, Any]]) -> list[str]:
         f"{one['network_ms']:>9.2f}{one['batch_size']:>7.2f}  "
         + ", ".join(f"{node} {number}" for node, number in sorted(one["nodes"].items()))
         for one in stages
+    ]
+
+
+def _nodes(nodes: dict[str, Any]) -> list[str]:
+    """Return what each node used, where the nodes said so."""
+    if not nodes:
+        return []
+    return [
+        "Nodes",
+        f"    {'':<20}{'memory MB':>10}{'CPU ms/request':>16}{'sent bytes/request':>20}",
+        *(
+            f"    {name:<20}{one['rss_bytes_max'] / 1e6:>10.0f}{one['cpu_ms_per_request']:>16.2f}"
+            f"{sum(one['sent_bytes_per_request'].values()):>20.0f}"
+            for name, one in nodes.items()
+        ),
     ]

@@ -24,6 +24,7 @@ from tools.loadgen.plan import Work
 from tools.loadgen.sample import Sample, class_of_status
 
 PROGRESS_S = 0.5
+TICK_S = 0.002  # the last of a wait is spent turning the loop: its timers are coarser
 NOTE_CHARS_MAX = 160
 DONE = b"[DONE]"  # how an OpenAI stream says that it is complete
 
@@ -103,8 +104,7 @@ class Worker:
         """Start each request at its time, whatever became of the others."""
         async with asyncio.TaskGroup() as group:
             for n, intended_s in enumerate(work.starts):
-                if (wait_s := intended_s - self.now_s()) > 0.0:
-                    await asyncio.sleep(wait_s)
+                await self._wait_until(intended_s)
                 number = work.first + n * work.stride
                 if self._in_flight >= self._orders.in_flight_max:
                     kind = self._kind_of(number)
@@ -130,6 +130,13 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             for _ in range(work.load.concurrent):
                 group.create_task(slot())
+
+    async def _wait_until(self, moment_s: float) -> None:
+        """Wait for a moment: never early, hardly late, though the loop's timers are coarse."""
+        if (wait_s := moment_s - self.now_s()) > TICK_S:
+            await asyncio.sleep(wait_s - TICK_S)
+        while self.now_s() < moment_s:  # noqa: ASYNC110 - no event says that a moment has come
+            await asyncio.sleep(0.0)
 
     def _kind_of(self, number: int) -> Kind:
         """Return the kind of a request: drawn by weight, the same in every run of a seed."""
