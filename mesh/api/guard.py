@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -34,6 +35,7 @@ from mesh.observe.logs import Quota
 
 FREE = frozenset({"/livez", "/healthz", "/readyz", "/", "/console.js", "/console.css"})
 """Open without a key: what an orchestrator asks, and the page in which a person types the key."""
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 HOSTS_MAX = 256  # verdicts kept; a caller may send any Host
 Shape = Callable[[MeshError], dict[str, Any]]
 SHAPE: web.RequestKey[Shape] = web.RequestKey("shape")
@@ -123,12 +125,10 @@ def is_own_host(host: str, names: Iterable[str]) -> bool:
     An address cannot have been rebound by somebody else's DNS; a name must be one
     of ours, or any page could read us through its own name.
     """
-    split = urlsplit(f"//{host}")
-    try:
-        name = (split.hostname or "").rstrip(".")
-        split.port  # noqa: B018 - raises when it is no number
-    except ValueError:
+    match = _HOST.fullmatch(host)
+    if match is None:
         return False
+    name = match[1].strip("[]").rstrip(".").lower()
     own = {known.strip("[]").lower() for known in names}
     if "*" in own or name in own or name == "localhost" or name.endswith(".localhost"):
         return bool(name)

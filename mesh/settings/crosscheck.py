@@ -82,7 +82,8 @@ def _options(name: str, role: Role, kind: Kind, source: Source, report: Report) 
         if option not in kind.options:
             key = f"roles.{name}.{option}"
             expected = one_of(kind.options) if kind.options else "no options"
-            _unknown(key, option, known, source, report, f"of kind {role.kind!r} {expected}")
+            what = f"{expected} (options of kind {role.kind!r})"
+            _unknown(key, option, known, source, report, what)
     if role.key and kind.takes and role.key not in kind.takes:
         _unknown(f"roles.{name}.key", role.key, kind.takes, source, report)
 
