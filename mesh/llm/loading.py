@@ -1,0 +1,126 @@
+"""Builds an engine from a model's files.
+
+Shell: reads files and starts the engine's thread. Used by `roles.generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mesh.errors import SetupError
+from mesh.llm.blocks import BLOCK, Ledger, blocks
+from mesh.llm.engine import Engine
+from mesh.llm.runner import Whole
+from mesh.llm.scheduler import Scheduler
+from mesh.models.architecture import Architecture
+from mesh.models.checkpoint import Checkpoint, open_checkpoint
+from mesh.models.decoder import Stage
+from mesh.models.ends import Ends
+from mesh.models.threads import use_threads
+from mesh.models.tokenizer import Tokenizer, open_tokenizer
+
+FORMS = ("auto", "int4", "int8", "bfloat16", "float32")
+WARM_TOKENS = 40  # more than the narrow kernels take, so that both ways are run once
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine may use.
+
+    Attributes:
+        weights: a form of `models.quantize`; "float32" is the exact mode.
+        threads: torch computes with.
+        sequences_max: answers made at once.
+        context_max: positions of one answer with its prompt; the model's own limit if smaller.
+        kv_mb: of keys and values over all answers; 0 for as much as the two above can use.
+        chunk: prompt tokens per step.
+        queue_max: answers that may wait.
+        has_wide: keep a bf16 copy of quantised matrices: prompts are read some 4 times faster.
+    """
+
+    weights: str = "auto"
+    threads: int = 1
+    sequences_max: int = 16
+    context_max: int = 2048
+    kv_mb: int = 0
+    chunk: int = 256
+    queue_max: int = 1024
+    has_wide: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that answers."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    architecture: Architecture
+    context: int
+    size_bytes: int
+
+
+def open_engine(
+    path: Path,
+    settings: EngineSettings,
+    report: Callable[[BaseException], None] = lambda error: None,
+) -> Opened:
+    """Load the model and start its engine.
+
+    Raises:
+        SetupError: the files or the settings cannot be used.
+    """
+    if settings.weights not in FORMS:
+        raise SetupError(f"weights = {settings.weights!r}: expected one of {', '.join(FORMS)}")
+    use_threads(settings.threads)
+    checkpoint = open_checkpoint(path)
+    shape = checkpoint.architecture
+    tokenizer = open_tokenizer(path, checkpoint.metadata, shape.end_tokens)
+    context = min(settings.context_max, shape.context)
+    stage, ends = _load(checkpoint, settings, cap=blocks(context) * BLOCK)
+    _warm(stage, ends)
+    ledger = Ledger(settings.sequences_max, context, _budget(settings, stage, context))
+    engine = Engine(
+        Whole(stage, ends),
+        Scheduler(ledger, chunk=settings.chunk, queue_max=settings.queue_max),
+        tokenizer.decode,
+        prepare=lambda: use_threads(settings.threads),
+        report=report,
+    )
+    return Opened(engine, tokenizer, shape, context, stage.size_bytes() + ends.size_bytes())
+
+
+def _load(checkpoint: Checkpoint, settings: EngineSettings, cap: int) -> tuple[Stage, Ends]:
+    stage = Stage(
+        checkpoint,
+        0,
+        checkpoint.architecture.layers,
+        form=settings.weights,
+        slots=settings.sequences_max,
+        cap=cap,
+        has_wide=settings.has_wide,
+    )
+    return stage, Ends(checkpoint, form=settings.weights)
+
+
+def _budget(settings: EngineSettings, stage: Stage, context: int) -> int:
+    """Return how many blocks of keys and values may be held."""
+    most = settings.sequences_max * blocks(context)
+    if not settings.kv_mb:
+        return most
+    given = (settings.kv_mb << 20) // (stage.cache.position_bytes * BLOCK)
+    if given < 1:
+        raise SetupError(f"kv_mb = {settings.kv_mb} holds less than {BLOCK} positions")
+    return min(most, given)
+
+
+@torch.inference_mode()
+def _warm(stage: Stage, ends: Ends) -> None:
+    """Run both ways through the model once, so that the first question finds it warm."""
+    count = min(WARM_TOKENS, stage.cache.cap - 1)
+    x = stage.prefill(ends.embed([0] * count, range(count)), 0, 0)
+    token = ends.best(x[-1:])
+    ends.best(stage.decode(ends.embed(token, [count]), stage.rows([0], [count])))

@@ -1,0 +1,327 @@
+"""Who is in the next step of a language model.
+
+Pure. `llm.engine` submits and cancels, asks for a step, computes it, and settles it.
+
+    Submit --> [waiting, by priority, then arrival] --> slot --> prefill --> decode --> Ended
+                     ^                                              |
+                     +------------- preempted, keeps its place -----+
+
+Rules, in order of authority:
+1. A step holds every sequence that is due for a token, and at most one chunk of a prompt:
+   who speaks already waits at most one chunk longer.
+2. A prompt is cut at multiples of `chunk`, whoever else is there. So what it computes
+   does not depend on company.
+3. Who came first is admitted first; nobody overtakes because it is small.
+4. Nobody is admitted without room for its prompt. When room runs out, the newest of the
+   lowest priority gives way: it keeps its tokens and its place in the queue, and what it had
+   said is computed again row by row, by the same products as the first time.
+5. Whoever is cancelled or late leaves with the step in which that is known.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.llm.blocks import BLOCK, Ledger
+from mesh.llm.sequence import Phase, Reason, Sequence
+from mesh.machine import Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A new answer is wanted."""
+
+    sequence: Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """An answer is not wanted any more, or complete for a reason seen outside."""
+
+    id: int
+    reason: Reason = Reason.CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """An answer has one token more."""
+
+    id: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An answer is over; its slot is free."""
+
+    id: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """The memory of a slot must go back to the system."""
+
+    slot: int
+
+
+Event = Submit | Cancel
+Action = Emit | Ended | GiveBack
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a prompt: positions `start…` of a slot; `is_last` asks for a token."""
+
+    id: int
+    slot: int
+    start: int
+    tokens: tuple[int, ...]
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One position of a sequence; `is_last` asks for a token, others are said again."""
+
+    id: int
+    slot: int
+    position: int
+    token: int
+    is_last: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is computed together. Rows ascend by slot, then position."""
+
+    chunk: Chunk | None
+    rows: tuple[Row, ...]
+
+    def ids(self) -> set[int]:
+        """Return who takes part."""
+        members = {row.id for row in self.rows}
+        return members | {self.chunk.id} if self.chunk else members
+
+
+class Scheduler:
+    """The waiting, the running, and the memory they hold."""
+
+    def __init__(
+        self, ledger: Ledger, *, chunk: int = 256, queue_max: int = 1024, rows_max: int = 64
+    ) -> None:
+        """Start empty.
+
+        Args:
+            ledger: of the memory.
+            chunk: prompt tokens per step; more is faster for the prompt, and makes those who
+                speak wait longer.
+            queue_max: how many may wait.
+            rows_max: positions of one sequence said again per step.
+        """
+        assert chunk > 0
+        self._ledger = ledger
+        self._chunk, self._queue_max, self._rows_max = chunk, queue_max, rows_max
+        self._all: dict[int, Sequence] = {}
+        self._waiting: list[tuple[int, int, int]] = []  # (priority, order, id), sorted
+        self._running: dict[int, Sequence] = {}  # by id, in order of admission
+        self._order = 0
+        self._preemptions = 0
+        self._returns: list[GiveBack] = []
+
+    # --- events ------------------------------------------------------------------------
+
+    def handle(self, event: Event | Tick, now_s: float) -> list[Action]:
+        """Take one event and return what must be told."""
+        match event:
+            case Submit(sequence):
+                return self._submit(sequence)
+            case Cancel(id_, reason):
+                return self._end(id_, reason)
+            case _:
+                late = [each.id for each in self._all.values() if each.deadline_s <= now_s]
+                return [action for id_ in late for action in self._end(id_, Reason.DEADLINE)]
+
+    def wakeup_s(self) -> float | None:
+        """Return the earliest deadline of anybody who is not in a step."""
+        idle = (each.deadline_s for each in self._all.values() if each.doom is None)
+        earliest = min(idle, default=float("inf"))
+        return None if earliest == float("inf") else earliest
+
+    def _submit(self, sequence: Sequence) -> list[Action]:
+        assert sequence.id not in self._all
+        assert sequence.phase is Phase.WAITING
+        assert sequence.prompt
+        assert sequence.tokens_max > 0
+        if not self._ledger.can_ever(len(sequence.prompt) + sequence.tokens_max):
+            return [Ended(sequence.id, Reason.TOO_LARGE)]
+        if len(self._waiting) >= self._queue_max:
+            return [Ended(sequence.id, Reason.OVERLOADED)]
+        self._order += 1
+        sequence.order = self._order
+        self._all[sequence.id] = sequence
+        self._enqueue(sequence)
+        return []
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        insort(self._waiting, (sequence.priority, sequence.order, sequence.id))
+
+    def _end(self, id_: int, reason: Reason) -> list[Action]:
+        sequence = self._all.get(id_)
+        if sequence is None:
+            return []  # it ended by itself meanwhile
+        if sequence.is_busy:
+            sequence.doom = sequence.doom or reason
+            return []
+        if sequence.phase is Phase.WAITING:
+            self._waiting.remove((sequence.priority, sequence.order, id_))
+        else:
+            self._release(sequence)
+        sequence.phase = Phase.DONE
+        del self._all[id_]
+        return [*self._returned(), Ended(id_, reason)]
+
+    def _release(self, sequence: Sequence) -> None:
+        del self._running[sequence.id]
+        if self._ledger.release(sequence.slot):
+            self._returns.append(GiveBack(sequence.slot))
+        sequence.slot = -1
+
+    def _returned(self) -> list[GiveBack]:
+        returned, self._returns = self._returns, []
+        return returned
+
+    # --- steps -------------------------------------------------------------------------
+
+    def next_step(self) -> Step | None:
+        """Return the next step, or None when nobody is due; it must be settled."""
+        self._admit()
+        self._make_room()
+        due = [each for each in self._running.values() if not each.is_busy]
+        chunk = next((self._next_chunk(each) for each in due if self._reads(each)), None)
+        speaking = sorted((each for each in due if not self._reads(each)), key=lambda s: s.slot)
+        rows = tuple(row for each in speaking for row in self._next_rows(each))
+        if chunk is None and not rows:
+            return None
+        step = Step(chunk, rows)
+        for id_ in step.ids():
+            self._all[id_].is_busy = True
+        return step
+
+    def settle(self, step: Step, tokens: Mapping[int, int]) -> list[Action]:
+        """Take what a step gave: a token for each sequence that asked for one."""
+        actions: list[Action] = []
+        for id_ in sorted(step.ids(), key=lambda id_: self._all[id_].order):
+            sequence = self._all[id_]
+            sequence.is_busy = False
+            self._advance(sequence, step)
+            if sequence.doom is not None:
+                actions += self._end(id_, sequence.doom)
+            elif id_ in tokens:
+                actions += self._append(sequence, tokens[id_])
+        return actions + self._returned()
+
+    def _advance(self, sequence: Sequence, step: Step) -> None:
+        if step.chunk and step.chunk.id == sequence.id:
+            sequence.computed += len(step.chunk.tokens)
+        else:
+            sequence.computed += sum(row.id == sequence.id for row in step.rows)
+        if sequence.computed >= len(sequence.prompt):
+            sequence.phase = Phase.DECODE
+
+    def _append(self, sequence: Sequence, token: int) -> list[Action]:
+        sequence.answer.append(token)
+        actions: list[Action] = [Emit(sequence.id, token)]
+        reason = sequence.ending()
+        return actions if reason is None else actions + self._end(sequence.id, reason)
+
+    @staticmethod
+    def _reads(sequence: Sequence) -> bool:
+        return sequence.computed < len(sequence.prompt)
+
+    def _next_chunk(self, sequence: Sequence) -> Chunk:
+        start = sequence.computed
+        stop = min(start + self._chunk, len(sequence.prompt))
+        return Chunk(
+            id=sequence.id,
+            slot=sequence.slot,
+            start=start,
+            tokens=sequence.prompt[start:stop],
+            is_last=stop == len(sequence.prompt) and not sequence.answer,
+        )
+
+    def _next_rows(self, sequence: Sequence) -> list[Row]:
+        last = sequence.length - 1
+        stop = min(sequence.computed + self._rows_max, sequence.length)
+        return [
+            Row(sequence.id, sequence.slot, at, sequence.token_at(at), is_last=at == last)
+            for at in range(sequence.computed, stop)
+        ]
+
+    # --- memory ------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        while self._waiting:
+            sequence = self._all[self._waiting[0][2]]
+            # A block to spare for each who runs, lest the newcomer be the first to give way.
+            spare = len(self._running) * BLOCK
+            if not self._ledger.has_room(sequence.length + 1 + spare):
+                return
+            slot = self._ledger.take(sequence.length + 1)
+            if slot is None:
+                return
+            self._waiting.pop(0)
+            sequence.slot, sequence.computed, sequence.phase = slot, 0, Phase.PREFILL
+            self._running[sequence.id] = sequence
+
+    def _make_room(self) -> None:
+        """Let each running sequence hold its next position; the newest give way if need be."""
+        for sequence in sorted(self._running.values(), key=_seniority):
+            if sequence.phase is Phase.WAITING or sequence.is_busy:
+                continue
+            while not self._ledger.grow(sequence.slot, sequence.length):
+                newest = max(
+                    (each for each in self._running.values() if not each.is_busy), key=_seniority
+                )
+                self._preempt(newest)
+                if newest is sequence:
+                    break
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        sequence.phase, sequence.computed = Phase.WAITING, 0
+        sequence.preempted += 1
+        self._preemptions += 1
+        self._enqueue(sequence)
+
+    # --- what can be seen --------------------------------------------------------------
+
+    def statistics(self) -> dict[str, int]:
+        """Return counts of who waits, runs and holds what."""
+        return {
+            "waiting": len(self._waiting),
+            "running": len(self._running),
+            "kv_blocks_used": self._ledger.budget - self._ledger.free,
+            "kv_blocks": self._ledger.budget,
+            "preemptions": self._preemptions,
+        }
+
+    def check(self) -> None:
+        """Assert every invariant."""
+        self._ledger.check()
+        waiting = {id_ for _, _, id_ in self._waiting}
+        assert waiting.isdisjoint(self._running)
+        assert waiting | set(self._running) == set(self._all)
+        assert self._waiting == sorted(self._waiting)
+        slots = sorted(each.slot for each in self._running.values())
+        assert slots == sorted(self._ledger.held)
+        for each in self._all.values():
+            assert (each.slot >= 0) == (each.phase in (Phase.PREFILL, Phase.DECODE))
+            assert each.computed <= each.length
+            assert len(each.answer) < each.tokens_max
+
+
+def _seniority(sequence: Sequence) -> tuple[int, int]:
+    return sequence.priority, sequence.order

@@ -1,0 +1,319 @@
+"""Computes a decoder: layers `[first, last)` of it, with their own keys and values.
+
+Arithmetic; used by `llm.engine`. One node may hold all layers or a part. Two ways through
+a layer, with the same weights:
+
+    prefill   one sequence, a chunk of T positions: wide products
+    decode    M sequences, one position each: few small operations, buffers made once
+
+At one row, what happens between the products costs as much as the products: queries, keys
+and values come from one matrix, gate and up from another, the residual is kept beside a
+constant column so that one norm gives `sqrt(C·(mean + eps))`, and rotary pairs turn by one
+complex product. The residual stays float32; products take `dtype`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm, rms_norm, silu
+
+from mesh.models.architecture import Architecture
+from mesh.models.attention import (
+    KeyValues,
+    Rotary,
+    Rows,
+    attend_chunk,
+    attend_rows,
+    chunk_mask,
+    rows,
+)
+from mesh.models.checkpoint import Checkpoint, dense
+from mesh.models.quantize import Matrix, join, matrix
+
+PAD = 16  # columns beside the residual: keeps its rows on cache lines
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Weight (and bias) of a norm; RMS where there is no bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scaled: Tensor  # weight · sqrt(C): what is left to multiply after dividing by the norm
+
+    def wide(self, x: Tensor, eps: float) -> Tensor:
+        """Return `[T, C]` normalised, float32."""
+        if self.bias is None:
+            return rms_norm(x, (x.shape[-1],), self.weight, eps)
+        return layer_norm(x, (x.shape[-1],), self.weight, self.bias, eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer's weights; `up` is gate and up as one matrix in the llama family."""
+
+    attn_norm: Norm
+    qkv: Matrix
+    qkv_bias: Tensor | None
+    o: Matrix
+    o_bias: Tensor | None
+    mlp_norm: Norm
+    up: Matrix
+    up_bias: Tensor | None
+    down: Matrix
+    down_bias: Tensor | None
+
+    def size_bytes(self) -> int:
+        """Return what its matrices take."""
+        return sum(part.size_bytes for part in (self.qkv, self.o, self.up, self.down))
+
+
+class Workspace:
+    """Buffers of a decoding step with `M` rows."""
+
+    def __init__(self, shape: Architecture, count: int, dtype: torch.dtype) -> None:
+        heads, kv_heads, wide = shape.heads, shape.kv_heads, shape.head_width
+        self.padded = torch.zeros(count, shape.width + PAD)
+        # So that norm(padded)² = sum(x²) + C·eps.
+        self.padded[:, shape.width] = sqrt(shape.width * shape.norm_eps)
+        self.x = self.padded[:, : shape.width]
+        self.length = torch.empty(count, 1)
+        self.ratio = torch.empty(count, shape.width)
+        self.normed = torch.empty(count, shape.width, dtype=dtype)
+        columns = (heads + 2 * kv_heads) * wide
+        self.qkv = torch.empty(count, columns)
+        split = heads * wide
+        self.raw_q = self.qkv[:, :split].view(count, heads, wide)
+        self.raw_kv = self.qkv[:, split:].view(count, 2 * kv_heads, wide)
+        self.q = torch.empty(count * kv_heads, heads // kv_heads, wide)
+        self.kv = torch.empty(count * 2 * kv_heads, wide)
+        self.seen = torch.empty(count * kv_heads, heads // kv_heads, wide)
+        self.seen_rows = self.seen.view(count, split)
+        self.attended = self.seen_rows
+        if dtype != torch.float32:
+            self.attended = torch.empty(count, split, dtype=dtype)
+        self.hidden = torch.empty(count, shape.inner, dtype=dtype)
+        if wide % 2 == 0:
+            self.raw_q_pairs = _pairs(self.raw_q)
+            self.raw_kv_pairs = _pairs(self.raw_kv)
+            self.q_pairs = _pairs(self.q.view(count, heads, wide))
+            self.kv_pairs = _pairs(self.kv.view(count, 2 * kv_heads, wide))
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """View `[…, D]` as `[…, D/2]` complex."""
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+class Stage:
+    """Layers `[first, last)` of a model, with room for `slots` sequences of `cap` positions."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        first: int,
+        last: int,
+        *,
+        form: str = "auto",
+        slots: int = 16,
+        cap: int = 2048,
+        has_wide: bool = True,
+    ) -> None:
+        """Read the layers' weights.
+
+        Args:
+            checkpoint: the opened model.
+            first: first layer.
+            last: layer after the last.
+            form: see `quantize.matrix`.
+            slots: how many sequences at once.
+            cap: positions of each; a multiple of 64.
+            has_wide: keep a bf16 copy of quantised matrices for prefill.
+        """
+        shape = checkpoint.architecture
+        assert 0 <= first < last <= shape.layers
+        self.architecture, self.first, self.last = shape, first, last
+        self.dtype = torch.float32 if form == "float32" else torch.bfloat16
+        self.layers = [
+            _read_layer(checkpoint, i, form, has_wide, self.dtype) for i in range(first, last)
+        ]
+        self.cache = KeyValues(shape, last - first, slots, cap)
+        self._rotary: Rotary | None = None
+        if shape.rope_theta:
+            self._rotary = Rotary(shape, cap, checkpoint.rope_factors())
+        self._scale = shape.head_width**-0.5
+        self._spaces: dict[int, Workspace] = {}
+        self._norm = torch.ops.aten.linalg_vector_norm.out
+
+    def size_bytes(self) -> int:
+        """Return what the layers' matrices take."""
+        return sum(layer.size_bytes() for layer in self.layers)
+
+    # --- one sequence, a chunk ---------------------------------------------------------
+
+    def prefill(self, x: Tensor, slot: int, start: int) -> Tensor:
+        """Pass a chunk of one sequence through the layers.
+
+        Args:
+            x: `[T, C]` float32, positions `start…`; what is before lies in the slot already.
+            slot: where its keys and values are kept.
+            start: position of the first row.
+
+        Returns:
+            `[T, C]` float32.
+        """
+        assert start + x.shape[0] <= self.cache.cap
+        mask = chunk_mask(start, x.shape[0])
+        for index, layer in enumerate(self.layers):
+            normed = layer.attn_norm.wide(x, self.architecture.norm_eps).to(self.dtype)
+            qkv = _biased(layer.qkv.wide(normed), layer.qkv_bias)
+            seen = self._attend_chunk(index, qkv, slot, start, mask)
+            x = x + _biased(layer.o.wide(seen), layer.o_bias)
+            normed = layer.mlp_norm.wide(x, self.architecture.norm_eps).to(self.dtype)
+            hidden = self._activate(_biased(layer.up.wide(normed), layer.up_bias))
+            x = x + _biased(layer.down.wide(hidden), layer.down_bias)
+        return x
+
+    def _attend_chunk(
+        self, layer: int, qkv: Tensor, slot: int, start: int, mask: Tensor | None
+    ) -> Tensor:
+        shape, count = self.architecture, qkv.shape[0]
+        heads = qkv.to(torch.float32).view(count, -1, shape.head_width)
+        if self._rotary:
+            turning = heads[:, : shape.heads + shape.kv_heads]
+            pairs = _pairs(turning)
+            pairs *= self._rotary.chunk(start, start + count)
+        queries, keys, values = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        self.cache.write_chunk(layer, slot, start, keys, values)
+        past_keys, past_values = self.cache.read(layer, slot, start + count)
+        dtype = self.dtype
+        return attend_chunk(queries.to(dtype), past_keys.to(dtype), past_values.to(dtype), mask)
+
+    def _activate(self, up: Tensor) -> Tensor:
+        if self.architecture.family == "gpt2":
+            return gelu(up, approximate="tanh")
+        gate, value = up.chunk(2, dim=-1)
+        return silu(gate).mul_(value)
+
+    # --- many sequences, one position each ---------------------------------------------
+
+    def rows(self, slots: list[int], positions: list[int]) -> Rows:
+        """Return the plan of a step: rows ascend by slot, each at its own position."""
+        return rows(self.cache, self._rotary, slots, positions)
+
+    def decode(self, x: Tensor, step: Rows) -> Tensor:
+        """Pass one row of each of `M` sequences through the layers.
+
+        Args:
+            x: `[M, C]` float32.
+            step: from `rows`.
+
+        Returns:
+            `[M, C]` float32, a buffer that the next step overwrites.
+        """
+        space = self._spaces.get(step.count)
+        if space is None:
+            space = Workspace(self.architecture, step.count, self.dtype)
+            self._spaces[step.count] = space
+        space.x.copy_(x)
+        views = [self.cache.views(run) for run in step.runs]
+        is_llama = self.architecture.family == "llama"
+        for index, layer in enumerate(self.layers):
+            self._attend(index, layer, space, step, [view[index] for view in views])
+            if is_llama:
+                self._feed_gated(layer, space)
+            else:
+                self._feed(layer, space)
+        return space.x
+
+    def _normed(self, norm: Norm, space: Workspace) -> Tensor:
+        if norm.bias is not None:
+            return space.normed.copy_(norm.wide(space.x, self.architecture.norm_eps))
+        self._norm(space.padded, 2, [-1], True, out=space.length)
+        torch.div(space.x, space.length, out=space.ratio)
+        return torch.mul(space.ratio, norm.scaled, out=space.normed)
+
+    def _attend(
+        self,
+        index: int,
+        layer: Layer,
+        space: Workspace,
+        step: Rows,
+        views: list[tuple[Tensor, Tensor]],
+    ) -> None:
+        qkv = layer.qkv.narrow(self._normed(layer.attn_norm, space))
+        if layer.qkv_bias is None:
+            space.qkv.copy_(qkv)
+        else:
+            torch.add(qkv, layer.qkv_bias, out=space.qkv)
+        if step.turn_q is None or step.turn_kv is None:
+            space.q.view_as(space.raw_q).copy_(space.raw_q)
+            space.kv.view_as(space.raw_kv).copy_(space.raw_kv)
+        else:
+            torch.mul(space.raw_q_pairs, step.turn_q, out=space.q_pairs)
+            torch.mul(space.raw_kv_pairs, step.turn_kv, out=space.kv_pairs)
+        self.cache.write_rows(index, step, space.kv)
+        attend_rows(space.q, views, step, self._scale, space.seen)
+        if space.attended is not space.seen_rows:
+            space.attended.copy_(space.seen_rows)
+        space.x.add_(_biased(layer.o.narrow(space.attended), layer.o_bias))
+
+    def _feed_gated(self, layer: Layer, space: Workspace) -> None:
+        up = layer.up.narrow(self._normed(layer.mlp_norm, space))
+        gate, value = _biased(up, layer.up_bias).chunk(2, dim=-1)
+        torch.mul(silu(gate), value, out=space.hidden)
+        space.x.add_(_biased(layer.down.narrow(space.hidden), layer.down_bias))
+
+    def _feed(self, layer: Layer, space: Workspace) -> None:
+        up = _biased(layer.up.narrow(self._normed(layer.mlp_norm, space)), layer.up_bias)
+        down = layer.down.narrow(gelu(up, approximate="tanh"))
+        space.x.add_(_biased(down, layer.down_bias))
+
+
+def _biased(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x.add_(bias)
+
+
+def _read_layer(
+    checkpoint: Checkpoint, index: int, form: str, has_wide: bool, dtype: torch.dtype
+) -> Layer:
+    name = f"layers.{index}"
+    is_fused = checkpoint.has(f"{name}.qkv.weight")
+    is_gated = checkpoint.has(f"{name}.gate.weight")
+    qkv = ("qkv",) if is_fused else ("q", "k", "v")
+    up = ("gate", "up") if is_gated else ("up",)
+
+    def product(*parts: str) -> Matrix:
+        weights = [checkpoint.read(f"{name}.{part}.weight") for part in parts]
+        return matrix(join(weights), form, has_wide)
+
+    def bias(*parts: str) -> Tensor | None:
+        names = [f"{name}.{part}.bias" for part in parts]
+        if not all(checkpoint.has(each) for each in names):
+            return None
+        return torch.cat([dense(checkpoint.read(each)) for each in names]).to(dtype)
+
+    return Layer(
+        attn_norm=read_norm(checkpoint, f"{name}.attn_norm"),
+        qkv=product(*qkv),
+        qkv_bias=bias(*qkv),
+        o=product("o"),
+        o_bias=bias("o"),
+        mlp_norm=read_norm(checkpoint, f"{name}.mlp_norm"),
+        up=product(*up),
+        up_bias=bias(*up),
+        down=product("down"),
+        down_bias=bias("down"),
+    )
+
+
+def read_norm(checkpoint: Checkpoint, name: str) -> Norm:
+    """Return the norm of that name."""
+    weight = dense(checkpoint.read(f"{name}.weight"))
+    has_bias = checkpoint.has(f"{name}.bias")
+    bias = dense(checkpoint.read(f"{name}.bias")) if has_bias else None
+    return Norm(weight, bias, weight * sqrt(weight.numel()))

@@ -1,0 +1,121 @@
+"""Computes both ends of a decoder: tokens to rows, and rows to scores of the next token.
+
+Arithmetic; used by `llm.engine` on the node that samples. Quantised products round their
+results to bf16, too coarse to tell the best token from the second best (0.125 at 16). So
+the quantised matrix only screens: the best `SCREENED` of a row are computed again from the
+table's own numbers in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from mesh.models.checkpoint import Checkpoint
+from mesh.models.decoder import read_norm
+from mesh.models.quantize import GROUP, Blocks, Int8, Weight
+
+SCREENED = 32  # bf16 keeps 8 bits: more than this many within 2 % of the best were never seen
+
+
+class Table:
+    """Rows of a matrix, one by one, as exact as the checkpoint has them."""
+
+    def __init__(self, weight: Weight, dtype: torch.dtype) -> None:
+        is_kept = isinstance(weight, Blocks) and weight.bits == 8
+        if isinstance(weight, Blocks) and not is_kept:
+            weight = weight.dense()
+        if isinstance(weight, Tensor) and dtype != torch.float32:
+            weight = weight.to(torch.bfloat16)
+        self._weight = weight
+        self.size_bytes = _size_bytes(weight)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return `[…, C]` float32 for ids of any shape."""
+        if isinstance(self._weight, Tensor):
+            return self._weight[ids].to(torch.float32)
+        codes = self._weight.codes[ids].to(torch.float32)
+        scaled = codes.unflatten(-1, (-1, GROUP)) * self._weight.scale[ids][..., None]
+        return scaled.flatten(-2)
+
+    def dense(self) -> Tensor:
+        """Return `[V, C]` float32."""
+        if isinstance(self._weight, Blocks):
+            return self._weight.dense()
+        return self._weight.to(torch.float32)
+
+
+def _size_bytes(weight: Weight) -> int:
+    if isinstance(weight, Tensor):
+        return weight.numel() * weight.element_size()
+    return weight.codes.numel() + 4 * weight.scale.numel()
+
+
+class Ends:
+    """Embedding, last norm and output matrix of a model."""
+
+    def __init__(self, checkpoint: Checkpoint, *, form: str = "auto") -> None:
+        """Read them.
+
+        Args:
+            checkpoint: the opened model.
+            form: "float32" computes every score exactly; any other screens in int8.
+        """
+        shape = checkpoint.architecture
+        self._shape = shape
+        dtype = torch.float32 if form == "float32" else torch.bfloat16
+        self._embed = Table(checkpoint.read("embed.weight"), dtype)
+        self._position: Table | None = None
+        if checkpoint.has("position.weight"):
+            self._position = Table(checkpoint.read("position.weight"), torch.float32)
+        self._norm = read_norm(checkpoint, "final_norm")
+        self._head = self._embed
+        if not shape.is_tied:
+            self._head = Table(checkpoint.read("head.weight"), dtype)
+        self._exact: Tensor | None = None
+        self._screen: Int8 | None = None
+        if form == "float32":
+            self._exact = self._head.dense()
+        else:
+            self._screen = Int8(self._head.dense(), has_wide=False)
+
+    def size_bytes(self) -> int:
+        """Return what tables and matrices take."""
+        tables = {id(table): table.size_bytes for table in (self._embed, self._head)}
+        screen = self._screen.size_bytes if self._screen else 0
+        exact = 4 * self._exact.numel() if self._exact is not None else 0
+        return sum(tables.values()) + screen + exact
+
+    def embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """Return `[M, C]` float32."""
+        x = self._embed.rows(torch.tensor(tokens))
+        if self._position:
+            x += self._position.rows(torch.tensor(positions))
+        return x
+
+    def best(self, x: Tensor) -> list[int]:
+        """Return the most likely next token of each row of `[M, C]`."""
+        normed = self._norm.wide(x, self._shape.norm_eps)
+        if self._exact is not None:
+            return linear(normed, self._exact).argmax(-1).tolist()  # type: ignore[no-any-return]
+        _, ids, scores = self._screened(normed)
+        return ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0].tolist()  # type: ignore[no-any-return]
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return `[M, V]` float32 logits of the next token."""
+        normed = self._norm.wide(x, self._shape.norm_eps)
+        if self._exact is not None:
+            return linear(normed, self._exact)
+        coarse, ids, scores = self._screened(normed)
+        return coarse.to(torch.float32).scatter_(1, ids, scores)
+
+    def _screened(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return coarse `[M, V]`, then ids and exact scores `[M, 32]` of the best."""
+        assert self._screen is not None
+        coarse = self._screen.narrow(normed.to(torch.bfloat16))
+        ids = coarse.topk(min(SCREENED, coarse.shape[1]), sorted=False).indices
+        exact = torch.bmm(self._head.rows(ids), normed[:, :, None])[:, :, 0]
+        return coarse, ids, exact

@@ -1,0 +1,206 @@
+"""How a matrix is kept, and multiplied: float32, bfloat16, int8 or int4.
+
+Arithmetic; used by `models.decoder`. What torch's CPU kernels do decides the forms:
+
+    int4   `_weight_int4pack_mm_for_cpu`: groups of 32, bf16 in and out. GGUF's Q4_0 and
+           Q4_1 map onto it one to one. Weights are read once per 4 rows, and a row's result
+           does not depend on its neighbours: decoding in batches equals decoding alone.
+    int8   `_weight_int8pack_mm`: one scale per output row, otherwise alike.
+    bf16   oneDNN: the fastest from about 32 rows up; results depend on the number of rows.
+
+A quantised matrix keeps a bf16 copy beside it for wide steps (prefill) unless told not to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+GROUP = 32  # GGUF's block; the int4 kernel takes 32, 64, 128 or 256
+ROWS_NARROW_MAX = 24  # measured on two Zen 4 cores: int4 and bf16 meet at 20 to 30 rows
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A matrix in groups of 32 along its rows.
+
+    4 bits: `w = (code - 8)·scale + zero`, codes uint8 in 0..15.
+    8 bits: `w = code·scale`, codes int8, `zero` None.
+
+    Attributes:
+        codes: `[N, K]`.
+        scale: `[N, K/32]` float32.
+        zero: `[N, K/32]` float32, or None.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    bits: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(N, K)`."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    def __getitem__(self, rows: Tensor) -> Blocks:
+        """Return those rows, in that order."""
+        zero = None if self.zero is None else self.zero[rows]
+        return Blocks(self.codes[rows], self.scale[rows], zero, self.bits)
+
+    def dense(self) -> Tensor:
+        """Return `[N, K]` float32."""
+        rows, columns = self.shape
+        codes = self.codes.view(rows, -1, GROUP).to(torch.float32)
+        if self.zero is None:
+            return (codes * self.scale[..., None]).view(rows, columns)
+        return ((codes - 8) * self.scale[..., None] + self.zero[..., None]).view(rows, columns)
+
+
+Weight: TypeAlias = Tensor | Blocks
+
+
+class Matrix(Protocol):
+    """`y = x @ W.T`, for `x` of `[M, K]`."""
+
+    shape: tuple[int, int]
+    size_bytes: int
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Return `[M, N]`; where the form is quantised, a row's result is its own, whatever `M`."""
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Return `[M, N]` by whatever is fastest for that many rows."""
+
+
+class Dense:
+    """A matrix as it is; the type of its numbers is that of its products."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight.contiguous()
+        self.shape = (weight.shape[0], weight.shape[1])
+        self.size_bytes = weight.numel() * weight.element_size()
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Return `[M, N]`."""
+        return linear(x, self.weight)
+
+    wide = narrow
+
+
+class Int4:
+    """4 bits a number; a bf16 copy for many rows."""
+
+    def __init__(self, blocks: Blocks, has_wide: bool = True) -> None:
+        assert blocks.zero is not None
+        assert can_int4(blocks.shape)
+        self.shape = blocks.shape
+        # The bytes' order depends on the processor at hand: never kept, never sent.
+        self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
+            blocks.codes.to(torch.int32), 1
+        )
+        pairs = torch.stack([blocks.scale, blocks.zero], -1).transpose(0, 1)
+        self._scales = pairs.to(torch.bfloat16).contiguous()
+        self._wide = blocks.dense().to(torch.bfloat16) if has_wide else None
+        self._multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
+        self.size_bytes = self._packed.numel() + 2 * self._scales.numel()
+        self.size_bytes += 0 if self._wide is None else 2 * self._wide.numel()
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Return `[M, N]` bfloat16, each row by itself."""
+        return self._multiply(x, self._packed, GROUP, self._scales)  # type: ignore[no-any-return]
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Return `[M, N]` bfloat16; which kernel runs depends on `M` only."""
+        if self._wide is not None and x.shape[0] > ROWS_NARROW_MAX:
+            return linear(x, self._wide)
+        return self.narrow(x)
+
+
+class Int8:
+    """8 bits a number, one scale a row; a bf16 copy for many rows."""
+
+    def __init__(self, weight: Tensor, has_wide: bool = True) -> None:
+        self.shape = (weight.shape[0], weight.shape[1])
+        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        # The kernel reads scales as bf16: round first, so that codes fit what is used.
+        self._scale = scale.to(torch.bfloat16)
+        codes = torch.round(weight / self._scale.to(torch.float32)[:, None])
+        self._codes = codes.clamp(-127, 127).to(torch.int8)
+        self._wide = weight.to(torch.bfloat16) if has_wide else None
+        self._multiply = torch.ops.aten._weight_int8pack_mm.default
+        self.size_bytes = self._codes.numel() + 2 * self._scale.numel()
+        self.size_bytes += 0 if self._wide is None else 2 * self._wide.numel()
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Return `[M, N]` bfloat16, each row by itself."""
+        return self._multiply(x, self._codes, self._scale)  # type: ignore[no-any-return]
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Return `[M, N]` bfloat16; which kernel runs depends on `M` only."""
+        if self._wide is not None and x.shape[0] > ROWS_NARROW_MAX:
+            return linear(x, self._wide)
+        return self.narrow(x)
+
+
+def can_int4(shape: tuple[int, int]) -> bool:
+    """Return whether the int4 kernel takes a matrix of this shape."""
+    return shape[0] % 16 == 0 and shape[1] % GROUP == 0
+
+
+def join(weights: Sequence[Weight]) -> Weight:
+    """Return several matrices over the same input as one: their rows one under the other."""
+    if len(weights) == 1:
+        return weights[0]
+    blocks = [weight for weight in weights if isinstance(weight, Blocks)]
+    if len(blocks) == len(weights) and len({block.bits for block in blocks}) == 1:
+        zeros = [block.zero for block in blocks if block.zero is not None]
+        return Blocks(
+            torch.cat([block.codes for block in blocks]),
+            torch.cat([block.scale for block in blocks]),
+            torch.cat(zeros) if zeros else None,
+            blocks[0].bits,
+        )
+    return torch.cat([_dense(weight) for weight in weights])
+
+
+def matrix(weight: Weight, form: str, has_wide: bool = True) -> Matrix:
+    """Return the weight in a form that multiplies.
+
+    Args:
+        weight: as read.
+        form: "float32", "bfloat16", "int8", "int4", or "auto": 4-bit blocks stay 4-bit,
+            everything else becomes int8.
+        has_wide: keep a bf16 copy for many rows.
+    """
+    if form == "float32":
+        return Dense(_dense(weight))
+    if form == "bfloat16":
+        return Dense(_dense(weight).to(torch.bfloat16))
+    is_four = isinstance(weight, Blocks) and weight.bits == 4
+    if (form == "int4" or (form == "auto" and is_four)) and can_int4(_shape(weight)):
+        is_ready = isinstance(weight, Blocks) and weight.bits == 4
+        return Int4(weight if is_ready else to_int4(_dense(weight)), has_wide)  # type: ignore[arg-type]
+    return Int8(_dense(weight), has_wide)
+
+
+def to_int4(weight: Tensor) -> Blocks:
+    """Return the matrix in 4 bits: each group of 32 spans its own smallest and largest number."""
+    groups = weight.view(weight.shape[0], -1, GROUP)
+    low, high = groups.amin(-1), groups.amax(-1)
+    scale = ((high - low) / 15).clamp(min=1e-8)
+    codes = torch.round((groups - low[..., None]) / scale[..., None]).clamp(0, 15)
+    return Blocks(codes.to(torch.uint8).view_as(weight), scale, low + 8 * scale, 4)
+
+
+def _dense(weight: Weight) -> Tensor:
+    return weight.dense() if isinstance(weight, Blocks) else weight.to(torch.float32)
+
+
+def _shape(weight: Weight) -> tuple[int, int]:
+    return weight.shape[0], weight.shape[1]

@@ -1,0 +1,242 @@
+"""Answers with a language model: query, documents → answer, piece by piece.
+
+Shell: owns an `llm.engine.Engine`; torch comes with `load`. Besides the question of the
+demo it takes a bare `prompt`, or chat `messages`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from mesh.errors import TooLarge, Unprocessable
+from mesh.models import sources
+from mesh.policy.request import Request
+from mesh.roles.base import Piece, StreamRole, Whole
+from mesh.wire.messages import Fields
+
+log = logging.getLogger(__name__)
+
+SYSTEM = "When given Context and Question, reply as 'Answer: <final answer>' only."
+QUESTION = "Context:\n{context}\n\nQuestion: {query}\n\nAnswer:"
+PREFIX = "Answer:"  # models that do as SYSTEM says begin so; readers need not see it
+STOPS_MAX = 16  # strings per request; OpenAI takes 4
+
+
+class Generate(StreamRole):
+    """Streams an answer; many at once share each step of the model."""
+
+    takes: ClassVar[Mapping[str, Any]] = {
+        "query": str | None,
+        "documents": list | None,
+        "prompt": str | None,
+        "messages": list | None,
+        "tokens_max": int | None,
+        "temperature": float | None,
+        "top_k": int | None,
+        "top_p": float | None,
+        "min_p": float | None,
+        "repetition": float | None,
+        "presence": float | None,
+        "frequency": float | None,
+        "seed": int | None,
+        "stop": list | None,
+    }
+    gives: ClassVar[tuple[str, ...]] = ("answer", "finish", "prompt_tokens", "answer_tokens")
+    options: ClassVar[Mapping[str, Any]] = {
+        # How a question is put.
+        "system": SYSTEM,
+        "question": QUESTION,
+        "documents_max": 3,
+        "content_chars_max": 200,
+        # How it is answered, where the request does not say.
+        "tokens_max": 128,
+        "temperature": 0.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition": 1.0,
+        "presence": 0.0,
+        "frequency": 0.0,
+        "seed": 0,
+        "stop": (),
+        # What the engine may use: `llm.loading.EngineSettings`.
+        "weights": "auto",
+        "sequences_max": 16,
+        "context_max": 2048,
+        "kv_mb": 0,
+        "chunk": 256,
+        "has_wide": True,
+    }
+
+    opened: Any  # mesh.llm.loading.Opened; torch comes with `load`: every node reads this class
+
+    def load(self) -> None:
+        """Load the model and start its engine."""
+        from mesh.llm.loading import EngineSettings, open_engine
+
+        options = self.context.options
+        settings = EngineSettings(
+            weights=options["weights"],
+            threads=self.context.threads,
+            sequences_max=options["sequences_max"],
+            context_max=options["context_max"],
+            kv_mb=options["kv_mb"],
+            chunk=options["chunk"],
+            has_wide=options["has_wide"],
+        )
+        self.opened = open_engine(sources.locate(self.context.model), settings, self._report)
+
+    async def stream(self, item: Fields, request: Request) -> AsyncIterator[Piece | Whole]:
+        """Yield the answer as it is made.
+
+        Raises:
+            Unprocessable: neither query, prompt nor messages, or an option out of range.
+            TooLarge: the prompt leaves no room for an answer.
+        """
+        ask = self._ask(item, request)
+        trim = Prefix(PREFIX if item.get("query") is not None else "")
+        answer = ""
+        async with aclosing(self.opened.engine.submit(ask)) as said:
+            async for part in said:
+                text = trim.push(part.text)
+                if part.finish is not None:
+                    text += trim.flush()
+                answer += text
+                if text:
+                    yield Piece({"answer": text})
+                if part.finish is not None:
+                    yield self._whole(answer, part.finish)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the model, its size, and what the engine does."""
+        shape = self.opened.architecture
+        return {
+            "model": self.context.model,
+            "kind": shape.kind,
+            "layers": shape.layers,
+            "size_bytes": self.opened.size_bytes,
+            "context": self.opened.context,
+            "engine": self.opened.engine.statistics(),
+        }
+
+    def close(self) -> None:
+        """Stop the engine."""
+        if hasattr(self, "opened"):  # a role whose `load` failed is closed too
+            self.opened.engine.close()
+
+    def _report(self, error: BaseException) -> None:
+        log.error("llm.step_failed", exc_info=error)
+
+    def _whole(self, answer: str, finish: Any) -> Whole:
+        return Whole(
+            {
+                "answer": answer.strip(),
+                "finish": finish.reason.value,
+                "prompt_tokens": finish.prompt_tokens,
+                "answer_tokens": finish.answer_tokens,
+            },
+            queued_ms=finish.queued_ms,
+            ran_ms=finish.ran_ms,
+            batch_size=finish.batch_size,
+        )
+
+    def _ask(self, item: Fields, request: Request) -> Any:
+        from mesh.llm.engine import Ask
+
+        prompt = tuple(self._prompt(item))
+        room = self.opened.context - len(prompt)
+        if room < 1 or not prompt:
+            limit = self.opened.context
+            raise TooLarge(f"a prompt of {len(prompt)} tokens; expected 1 to {limit - 1}")
+        stops = self._given(item, "stop")
+        if len(stops) > STOPS_MAX or not all(isinstance(stop, str) for stop in stops):
+            raise Unprocessable(f"stop: expected up to {STOPS_MAX} strings")
+        tokens_max = self._given(item, "tokens_max")
+        if tokens_max < 1:
+            raise Unprocessable(f"tokens_max: expected at least 1, found {tokens_max}")
+        return Ask(
+            prompt=prompt,
+            sampling=self._sampling(item),
+            tokens_max=min(tokens_max, room),
+            stops=tuple(stops),
+            ends=self.opened.tokenizer.ends,
+            deadline_s=request.deadline_s,
+            priority=int(request.priority),
+        )
+
+    def _sampling(self, item: Fields) -> Any:
+        from mesh.models.sampling import Sampling
+
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition", "presence", "frequency")
+        return Sampling(**{name: self._given(item, name) for name in (*names, "seed")})
+
+    def _given(self, item: Fields, name: str) -> Any:
+        value = item.get(name)
+        return self.context.options[name] if value is None else value
+
+    def _prompt(self, item: Fields) -> list[int]:
+        tokenizer = self.opened.tokenizer
+        if item.get("prompt") is not None:
+            return tokenizer.encode(item["prompt"])  # type: ignore[no-any-return]
+        if item.get("messages") is not None:
+            messages = _checked(item["messages"])
+        elif item.get("query") is not None:
+            messages = self._question(item["query"], item.get("documents") or [])
+        else:
+            raise Unprocessable("expected one of query, prompt, messages")
+        return tokenizer.encode(tokenizer.chat(messages), is_chat=True)  # type: ignore[no-any-return]
+
+    def _question(self, query: str, documents: Sequence[Any]) -> list[dict[str, str]]:
+        options = self.context.options
+        lines = context_lines(documents[: options["documents_max"]], options["content_chars_max"])
+        user = options["question"].format(context=lines, query=query)
+        system = [{"role": "system", "content": options["system"]}] if options["system"] else []
+        return [*system, {"role": "user", "content": user}]
+
+
+class Prefix:
+    """Takes a prefix off text that comes in pieces, with the blanks around it."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix, self._held, self._is_past = prefix, "", not prefix
+
+    def push(self, text: str) -> str:
+        """Return what may be shown now."""
+        if self._is_past:
+            return text
+        self._held = (self._held + text).lstrip()
+        if self._prefix.startswith(self._held):
+            return ""  # it may still become the prefix, or blanks may follow it
+        self._is_past = True
+        shown, self._held = self._held.removeprefix(self._prefix).lstrip(), ""
+        return shown
+
+    def flush(self) -> str:
+        """Return what was held back."""
+        shown, self._held = self._held, ""
+        return "" if shown == self._prefix else shown
+
+
+def context_lines(documents: Sequence[Any], content_chars_max: int) -> str:
+    """Return one line per document: its title and the beginning of its content."""
+    lines = []
+    for document in documents:
+        if not isinstance(document, Mapping):
+            raise Unprocessable("documents: expected objects with title and content")
+        content = " ".join(str(document.get("content", "")).split())[:content_chars_max]
+        lines.append(f"- {document.get('title', '')}: {content}")
+    return "\n".join(lines)
+
+
+def _checked(messages: Sequence[Any]) -> list[dict[str, str]]:
+    """Return chat messages whose role and content are text."""
+    for message in messages:
+        is_fine = isinstance(message, Mapping) and isinstance(message.get("role"), str)
+        if not is_fine or not isinstance(message.get("content"), str):
+            raise Unprocessable("messages: expected objects with role and content, both text")
+    if not messages:
+        raise Unprocessable("messages: expected at least one")
+    return list(messages)
