@@ -240,6 +240,7 @@ class Node:
                         self._load_roles(),
                         self._tell_load(),
                         self._drop_dead(),
+                        self.router.run(),
                     )
                 ]
                 await self._stop.wait()

@@ -92,6 +92,22 @@ class Directory:
         states = ", ".join(f"{name} ({self._state(name)})" for name in expected)
         return f"expected {states}" if states else "the topology names no node for it"
 
+    def doubtful(self) -> list[str]:
+        """Return the addresses of members that are suspected or gone."""
+        return [
+            member.address
+            for member in self._membership.members
+            if member.status is not Status.ALIVE
+        ]
+
+    def addresses(self) -> set[str]:
+        """Return the addresses of all members that are not gone."""
+        return {
+            member.address
+            for member in self._membership.members
+            if member.status not in (Status.DEAD, Status.LEFT)
+        }
+
     async def wait_change(self, version: int) -> int:
         """Wait until membership has changed from `version`."""
         return await self._membership.wait_change(version)

@@ -12,9 +12,14 @@ Rules, in order of authority:
 
 from __future__ import annotations
 
+from random import Random
+
 from mesh.errors import MeshError, PeerError, Retry, Unreachable
 
 ATTEMPTS_MAX = 3  # a third node may answer where one died and its stand-in was full
+HEDGE_S_MIN = 0.02  # below this a second call costs more than it can save
+BACKOFF_S = 0.02  # doubled per attempt; a refusal should reach the caller within 50 ms
+BACKOFF_S_MAX = 1.0
 LEFT_S_MIN = 0.005  # less than a round trip on a local network: an attempt could only fail
 
 
@@ -49,3 +54,12 @@ def may_retry(
     if may_have_begun(error) and not is_idempotent:
         return False
     return attempts < attempts_max and others > 0 and left_s > LEFT_S_MIN
+
+
+def backoff_s(attempts: int, rng: Random) -> float:
+    """Return the wait before the next attempt at a node that is not known to be free.
+
+    Full jitter: anywhere between none and the whole, so that calls which were
+    refused together do not come back together.
+    """
+    return rng.random() * min(BACKOFF_S_MAX, BACKOFF_S * 2.0 ** (attempts - 1))

@@ -22,6 +22,7 @@ TIE_SHARE = 0.2  # estimates closer than this are noise
 TIE_S = 0.0005  # and so are half milliseconds
 SLOW_START_S = 10.0  # a newcomer's caches are cold: its share grows over this time
 SLOW_START_SHARE = 0.1  # from this share of its weight
+FADE_S = 10.0  # a measured time that is this old counts half
 _FRESH = 0.1  # weight of a new sample in the averages: about the last ten calls
 
 
@@ -37,15 +38,6 @@ class View:
         self._load_s = 0.0
         self._load_at_s = since_s
         self._since_s = since_s
-
-    def sent(self) -> None:
-        """Count a call that leaves."""
-        self.in_flight += 1
-
-    def ended(self) -> None:
-        """Count a call that came back, failed or was given up."""
-        self.in_flight -= 1
-        assert self.in_flight >= 0
 
     def answered(
         self, now_s: float, *, ran_ms: float, network_ms: float, batch_size: int, load_s: float
@@ -70,9 +62,12 @@ class View:
             weight: the node's capacity relative to others, > 0.
             unknown_s: assumed of a node that has not answered yet.
         """
-        reported_s = max(0.0, self._load_s - (now_s - self._load_at_s))
+        age_s = now_s - self._load_at_s
+        reported_s = max(0.0, self._load_s - age_s)
         own_s = self.in_flight * (self.unit_s or unknown_s)
-        seconds = max(reported_s, own_s) + (self.call_s or unknown_s)
+        # Half is forgotten now and then, so that a node that was slow is tried again.
+        call_s = self.call_s * 0.5 ** (age_s / FADE_S) if self.call_s else unknown_s
+        seconds = max(reported_s, own_s) + call_s
         return seconds / (weight * self.share(now_s))
 
     def share(self, now_s: float) -> float:

@@ -355,7 +355,7 @@ def test_in_flight_counts_return_to_zero_whatever_happens():
         for task in tasks[::3]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return {v.in_flight for v in made["n0"].router._views.values()}
+        return {e.view.in_flight for e in made["n0"].router._reach.edges.values()}
 
     assert run_virtual(scenario()) == {0}
 
@@ -372,3 +372,196 @@ def test_a_wrong_item_is_the_callers_fault():
             await call(world(Typed), 5)
 
     run_virtual(scenario())
+
+
+def slow(made, node, delay_s):
+    fail(made, node, delay_s=delay_s)
+
+
+async def warm_up(made, count=120):
+    for n in range(count):
+        await call(made, id=str(n))
+
+
+def test_a_late_call_is_asked_for_twice_and_the_loser_is_cancelled():
+    async def scenario():
+        made = world(route="round-robin", run_s=0.01)
+        await warm_up(made)
+        loop = asyncio.get_running_loop()
+        made["n0"].router._turns["r"] = -1  # n1 is next
+        made.lanes["r", "n1"].run_s = 5.0
+        busy = asyncio.create_task(made["n1"].local.call("r", {"text": "x"}, request()))
+        await asyncio.sleep(0.1)
+        began_s = loop.time()
+        answered = await call(made)
+        took_s = loop.time() - began_s
+        left = made["n1"].local.statistics()["r"]["queued"]
+        await busy
+        return answered.node, answered.attempts, took_s, left, made["n0"].router.statistics()
+
+    node, tries, took_s, left, figures = run_virtual(scenario())
+    assert (node, tries, left) == ("n2", 2, 0)
+    assert took_s == pytest.approx(0.03)  # 20 ms until the hedge, 10 ms for its run
+    assert figures["hedges"] == 1
+
+
+def test_hedges_are_a_small_share_of_the_calls():
+    async def scenario():
+        made = world(route="round-robin", run_s=0.01)
+        await warm_up(made)
+        slow(made, "n1", 0.5)
+        before = len(made.network.calls)
+        for n in range(400):
+            await call(made, id=str(n))
+        return len(made.network.calls) - before - 400
+
+    # Twenty earned by 400 calls, ten saved up before, and one per ten seconds.
+    assert 20 <= run_virtual(scenario()) <= 42
+
+
+def test_what_may_not_run_twice_is_not_hedged():
+    async def scenario():
+        made = world(Once, route="round-robin", run_s=0.01)
+        await warm_up(made)
+        slow(made, "n1", 0.5)
+        for n in range(10):
+            await call(made, id=str(n))
+        return made["n0"].router.statistics()["hedges"]
+
+    assert run_virtual(scenario()) == 0
+
+
+async def watched(made, main):
+    watch = asyncio.create_task(made["n0"].router.run())
+    try:
+        return await main
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
+
+@pytest.mark.parametrize("status", [Status.SUSPECT, Status.DEAD])
+def test_calls_to_a_node_in_doubt_are_asked_elsewhere_without_waiting(status):
+    async def scenario():
+        made, loop = world(route="round-robin", run_s=0.01), asyncio.get_running_loop()
+        fail(made, "n1", is_silent=True)
+
+        async def main():
+            tasks = [asyncio.create_task(call(made, id=str(n))) for n in range(40)]
+            loop.call_later(2.0, lambda: made.tell(n1=status))
+            answers = await asyncio.gather(*tasks)
+            return Counter(a.node for a in answers), loop.time(), made.network.calls.count("n1:1")
+
+        return await watched(made, main())
+
+    assert run_virtual(scenario()) == ({"n2": 40}, pytest.approx(2.01), 20)
+
+
+def test_a_stream_that_has_not_begun_leaves_a_node_in_doubt():
+    async def scenario():
+        made, loop = world(Letters, route="round-robin"), asyncio.get_running_loop()
+        fail(made, "n1", delay_s=1e6)
+
+        async def main():
+            loop.call_later(2.0, lambda: made.tell(n1=Status.SUSPECT))
+            return await streamed(made), loop.time()
+
+        return await watched(made, main())
+
+    parts, now_s = run_virtual(scenario())
+    assert [p.fields["text"] for p in parts] == ["a", "b", "c", "abc"]
+    assert (parts[-1].node, parts[-1].attempts) == ("n2", 2)
+    assert now_s == pytest.approx(2.3)
+
+
+def test_a_cancelled_race_takes_both_calls_with_it():
+    async def scenario():
+        made = world(route="round-robin", run_s=9.0)
+        watch = asyncio.create_task(made["n0"].router.run())
+        fail(made, "n1", is_silent=True)
+        task = asyncio.create_task(call(made))
+        await asyncio.sleep(1)
+        made.tell(n1=Status.SUSPECT)
+        await asyncio.sleep(1)
+        task.cancel()
+        results = await asyncio.gather(task, return_exceptions=True)
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        in_flight = {e.view.in_flight for e in made["n0"].router._reach.edges.values()}
+        return type(results[0]), in_flight, len(asyncio.all_tasks())
+
+    assert run_virtual(scenario()) == (asyncio.CancelledError, {0}, 1)
+
+
+def test_a_broken_node_is_left_alone_and_then_tried_by_one_call():
+    async def scenario():
+        made = world(route="round-robin", run_s=0.001)
+        fail(made, "n1", before=Unreachable())
+        for n in range(30):
+            await call(made, id=str(n))
+        tried = made.network.calls.count("n1:1")
+        await asyncio.sleep(1.3)
+        made.network.faults.clear()
+        for n in range(12):
+            await call(made, id=str(n))
+        return tried, made.network.calls.count("n1:1") - tried
+
+    tried, after = run_virtual(scenario())
+    assert tried == 5
+    assert after >= 5
+
+
+def test_when_every_breaker_is_open_the_error_says_so_soon():
+    async def scenario():
+        made = world(Upper, "n1")
+        fail(made, "n1", before=Unreachable())
+        errors = []
+        for n in range(6):
+            (error,) = await asyncio.gather(call(made, id=str(n), in_s=0.5), return_exceptions=True)
+            errors.append(type(error).__name__)
+        return errors
+
+    assert run_virtual(scenario()) == ["Unreachable"] * 5 + ["DeadlineExceeded"]
+
+
+def test_a_node_whose_role_is_broken_is_left_out_while_another_is_fine():
+    async def scenario():
+        made = world(route="round-robin", run_s=0.001)
+        broken = Fails(made.lanes["r", "n1"].role.context)
+        made.lanes["r", "n1"].role = broken
+        failed = []
+        for n in range(200):
+            (result,) = await asyncio.gather(call(made, id=str(n)), return_exceptions=True)
+            failed.append(isinstance(result, RoleError))
+        return failed
+
+    failed = run_virtual(scenario())
+    assert sum(failed[:40]) == 20
+    assert sum(failed[60:]) == 0
+
+
+def test_bad_items_close_no_node():
+    async def scenario():
+        made = world(route="round-robin", run_s=0.001)
+        for n in range(100):
+            await asyncio.gather(call(made, 5, id=str(n)), return_exceptions=True)
+        return Counter([(await call(made, id=str(n))).node for n in range(10)])
+
+    assert run_virtual(scenario()) == {"n1": 5, "n2": 5}
+
+
+def test_refused_calls_are_retried_only_out_of_a_budget():
+    async def scenario():
+        made = world(route="round-robin")
+        for node in ("n1", "n2"):
+            fail(made, node, before=Overloaded("full", retry_after_s=3.0))
+        results = await asyncio.gather(
+            *(call(made, id=str(n)) for n in range(100)), return_exceptions=True
+        )
+        names = Counter(type(result).__name__ for result in results)
+        return names, len(made.network.calls), {r.retry_after_s for r in results}
+
+    names, calls, after = run_virtual(scenario())
+    assert names == {"Overloaded": 10, "AttemptsSpent": 90}
+    assert calls == 110
+    assert after == {3.0}
