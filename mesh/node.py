@@ -14,11 +14,12 @@ import signal
 import time
 
 from mesh.api import app
-from mesh.api.figures import Figures, live
+from mesh.api.figures import Figures
 from mesh.api.parts import Parts, Types
 from mesh.errors import SetupError
 from mesh.flow.admission import Admission
 from mesh.flow.directory import Directory
+from mesh.flow.duties import Duties, live, own_roles
 from mesh.flow.local import SERVICE, LocalRoles, Reply
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
@@ -31,10 +32,9 @@ from mesh.observe import logs
 from mesh.observe.metrics import Metrics
 from mesh.observe.stats import Lag, Process
 from mesh.observe.traces import Traces
-from mesh.ring.placement import place
 from mesh.roles import custom
-from mesh.settings.load import Settings, may_run
-from mesh.settings.topology import Role, Topology
+from mesh.settings.load import Settings
+from mesh.settings.topology import Topology
 from mesh.wire.messages import Answer, Call
 
 LOAD_EVERY_S = 1.0  # how often news of this node's load is considered
@@ -55,7 +55,6 @@ class Node:
         self.log = logs.named("mesh.node", node=self.settings.name)
         self.http_address = self.peer_address = ""
         self._stop = asyncio.Event()
-        self._began_s = time.monotonic()
         self.serving = Serving()
 
     async def run(self, *, signals: bool = True) -> None:
@@ -100,12 +99,7 @@ class Node:
         """Return why this node should not be sent requests yet or any more, or ""."""
         if self.admission.is_draining:
             return "draining: this node is about to leave"
-        missing = [name for name in self._own_roles() if name not in self.local.ready]
-        if missing:
-            return f"loading roles: {', '.join(missing)}"
-        if not self._knows_mesh():
-            return "joining: no seed has answered yet"
-        return ""
+        return self.duties.why_not_ready()
 
     async def aclose(self) -> None:
         """Close every part that is open."""
@@ -121,7 +115,8 @@ class Node:
     def _check_files(self) -> None:
         """Report every missing model at once, before anything listens."""
         problems = []
-        for name in sorted({role.model for role in self._own_roles().values() if role.model}):
+        own = own_roles(self.topology, self.settings.name)
+        for name in sorted({role.model for role in own.values() if role.model}):
             model = self.topology.models[name]
             try:
                 sources.locate(model.source, model.sha256)
@@ -178,6 +173,9 @@ class Node:
             rng=rng,
         )
         self.local.ask = self.router.ask
+        self.duties = Duties(
+            settings.name, self._topology, self.local, self.membership, settings.join
+        )
         self.pipelines = Pipelines(self._topology, self.router)
         self._build_door()
 
@@ -237,9 +235,9 @@ class Node:
                     for task in (
                         self.membership.run(),
                         self._lag.run(),
-                        self._load_roles(),
+                        self.duties.run(),
                         self._tell_load(),
-                        self._drop_dead(),
+                        self._follow_members(),
                         self.router.run(),
                     )
                 ]
@@ -250,66 +248,25 @@ class Node:
         except* SetupError as errors:
             raise SetupError(*(p for e in _flat(errors) for p in e.problems)) from None
 
-    async def _load_roles(self) -> None:
-        """Load what is this node's to do, now and whenever the ring gives it more."""
-        await self._load(self._own_roles())
-        if not any(role.replicas for role in self.topology.roles.values()):
-            return
-        while True:
-            version = self.membership.version
-            if self._knows_mesh():
-                await self._load(self._placed_roles())
-                await self.membership.wait_change(version)
-            else:
-                await asyncio.wait(
-                    [asyncio.ensure_future(self.membership.wait_change(version))],
-                    timeout=self.settings.join.grace_s,
-                )
+    async def _follow_members(self) -> None:
+        """Let connections follow what gossip knows.
 
-    async def _drop_dead(self) -> None:
-        """Close connections to dead members: a machine that lost its power sends no reset."""
+        A machine that lost its power sends no reset: connections to the dead are closed
+        here. And one that is back is tried again at once, whatever failed before.
+        """
+        here: set[tuple[str, int]] = set()
         while True:
             version = self.membership.version
-            members = self.membership.members
-            alive = {member.address for member in live(members)}
-            for member in members:
-                if member.status is Status.DEAD and member.address not in alive:
+            alive = live(self.membership.members)
+            addresses = {member.address for member in alive}
+            for member in self.membership.members:
+                if member.status is Status.DEAD and member.address not in addresses:
                     self.peers.drop(member.address)
+            for member in alive:
+                if (member.id, member.boot) not in here:
+                    self.peers.welcome(member.address)
+            here = {(member.id, member.boot) for member in alive}
             await self.membership.wait_change(version)
-
-    async def _load(self, roles: dict[str, Role]) -> None:
-        missing = {name: role for name, role in roles.items() if name not in self.local.ready}
-        await self.local.load(missing, self.topology.models)
-        failed = [
-            f"roles.{name}: {self.local.failed[name]}"
-            for name in roles
-            if name in self.local.failed
-        ]
-        if failed:
-            raise SetupError(*failed)
-
-    def _own_roles(self) -> dict[str, Role]:
-        """Return the roles that the topology gives to this node by name."""
-        name = self.settings.name
-        return {key: role for key, role in self.topology.roles.items() if name in role.nodes}
-
-    def _placed_roles(self) -> dict[str, Role]:
-        """Return the roles that are this node's by name or by the ring."""
-        placed = place(
-            self.topology.roles, [member.facts for member in live(self.membership.members)]
-        )
-        name = self.settings.name
-        return {
-            role: self.topology.roles[role]
-            for role, nodes in placed.items()
-            if name in nodes and may_run(self.topology.roles[role], name)
-        }
-
-    def _knows_mesh(self) -> bool:
-        """Return whether waiting for others would not tell this node more."""
-        if not self.settings.join.seeds or len(self.membership.members) > 1:
-            return True
-        return time.monotonic() - self._began_s >= self.settings.join.grace_s
 
     # ------------------------------------------------------------------ news of this node
 

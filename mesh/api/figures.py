@@ -11,10 +11,11 @@ from typing import Any
 
 from mesh.api.native import members_of, serving
 from mesh.flow.admission import Admission
+from mesh.flow.duties import live
 from mesh.flow.local import LocalRoles
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
-from mesh.gossip.member import Member, Status
+from mesh.gossip.member import Status
 from mesh.net.membership import Membership
 from mesh.net.peers import Peers
 from mesh.observe.metrics import Metrics, Sample
@@ -125,8 +126,3 @@ class Figures:
             yield from (((name,), value) for name, value in totals.items())
 
         return read
-
-
-def live(members: tuple[Member, ...]) -> list[Member]:
-    """Return the members that are there, suspects among them."""
-    return [m for m in members if m.status in (Status.ALIVE, Status.SUSPECT)]

@@ -132,6 +132,10 @@ class Peers:
         if peer is not None:
             peer.close()
 
+    def welcome(self, address: str) -> None:
+        """Forget that `address` could not be reached: its node is known to be back."""
+        self._failures.pop(address, None)
+
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Return, per address that was called, how that goes."""
         return {

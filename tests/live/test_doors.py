@@ -58,6 +58,8 @@ BAD = [
     ("POST", ASK, b'{"query": "x"}', {"X-Request-ID": "a" * 129}, 422, "unprocessable"),
     ("POST", ASK, b'{"query": "x"}', {"Host": "evil.example"}, 421, "misdirected"),
     ("POST", ASK, b'{"query": "x"}', {"Origin": "http://evil.example"}, 403, "forbidden"),
+    ("POST", ASK, b'{"query": "x"}', {"Origin": "http://["}, 403, "forbidden"),
+    ("POST", ASK, b'{"query": "x"}', {"Host": "[::1"}, 421, "misdirected"),
     ("POST", "/v1/pipelines/nope", b"{}", {}, 404, "not_found"),
     ("POST", "/v1/roles/nope", b"{}", {}, 404, "not_found"),
     ("POST", "/v1/roles/count", b"{bad", {}, 400, "bad_request"),
