@@ -133,17 +133,18 @@ def _places(roles: Mapping[str, Wanted], able: Mapping[str, Candidate]) -> dict[
 def _choose(
     role: str, count: int, need: Need, ring: Ring, places: Mapping[str, _Place]
 ) -> tuple[str, ...]:
-    """Return up to `count` nodes: with room and a new zone, then with room, then any."""
-    can = [name for name in ring.owners(role, len(ring)) if places[name].can(need)]
-    roomy = [name for name in can if places[name].taken < places[name].capacity]
+    """Return up to `count` of the nodes that can: a new zone first, then room, then the ring."""
+    left = [name for name in ring.owners(role, len(ring)) if places[name].can(need)]
     chosen: list[str] = []
     zones: set[str] = set()
-    for name in roomy:
-        zone = places[name].facts.zone
-        if len(chosen) < count and (not zone or zone not in zones):
-            chosen.append(name)
-            zones.add(zone)
-    for name in (*roomy, *can):
-        if len(chosen) < count and name not in chosen:
-            chosen.append(name)
+
+    def rank(name: str) -> tuple[bool, bool]:
+        place = places[name]
+        return place.facts.zone in zones, place.taken >= place.capacity
+
+    while left and len(chosen) < count:
+        name = min(left, key=rank)  # the first of equals, so the ring's order stands
+        left.remove(name)
+        chosen.append(name)
+        zones |= {places[name].facts.zone} - {""}
     return tuple(chosen)

@@ -29,7 +29,8 @@ Hash = Callable[[bytes], int]
 
 def hash64(data: bytes) -> int:
     """Return the point of `data`: the first half of MurmurHash3 x64 128, seed 0, unsigned."""
-    return mmh3.hash64(data, 0, True, False)[0]
+    # By name: mmh3 5.3.1 does not heed a positional `signed`.
+    return mmh3.hash64(data, seed=0, x64arch=True, signed=False)[0]
 
 
 def hash_md5(data: bytes) -> int:

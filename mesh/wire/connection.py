@@ -200,7 +200,7 @@ class Connection:
         self._sendable_max = peer.message_bytes_max
         self._streams = Streams(self.is_client, self.limits.window_bytes, peer.window_bytes)
         self._reader.bytes_max = self.limits.message_bytes_max
-        self._receive = {
+        self._receive |= {
             Kind.CALL: self._receive_call,
             Kind.ANSWER: self._receive_answer,
             Kind.PIECE: self._receive_piece,
@@ -210,7 +210,6 @@ class Connection:
             Kind.CREDIT: self._receive_credit,
             Kind.PING: self._receive_ping,
             Kind.PONG: self._receive_pong,
-            Kind.GOODBYE: self._receive_goodbye,
         }
         happened.append(events.Opened(peer))
 

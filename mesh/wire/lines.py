@@ -72,17 +72,15 @@ class LineReader:
 
 def _read(line: bytes) -> LineRequest | BadLine:
     try:
-        return _REQUEST.decode(line)
-    except msgspec.ValidationError as error:
-        return BadLine(error_line(_id_of(line), f"invalid_request: {error}"))
+        try:
+            return _REQUEST.decode(line)
+        except msgspec.ValidationError as error:
+            # JSON as far as it was read, but no request: answer to its id, if it has one.
+            value = msgspec.json.decode(line)
+            request_id = value.get("id") if isinstance(value, dict) else None
+            return BadLine(error_line(request_id, f"invalid_request: {error}"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return BadLine(error_line(None, f"invalid_json: {error}"))
-
-
-def _id_of(line: bytes) -> Any:
-    """Return the id of a line that is JSON but no request."""
-    value = msgspec.json.decode(line)
-    return value.get("id") if isinstance(value, dict) else None
 
 
 def result_line(request_id: Any, result: Any) -> bytes:
