@@ -58,9 +58,9 @@ class Tokenizer:
             is_chat: it comes from `chat`, so a start token is in it already if it has one.
         """
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
-        start = self.specials.get("bos_token", "")
-        if self.adds_start and not is_chat and start:
-            return [self.backend.token_to_id(start), *ids]
+        start = self.backend.token_to_id(self.specials.get("bos_token", ""))
+        if self.adds_start and not is_chat and start is not None:
+            return [start, *ids]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -7,11 +7,12 @@ demo it takes a bare `prompt`, or chat `messages`.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar
 
-from mesh.errors import TooLarge, Unprocessable
+from mesh.errors import SetupError, TooLarge, Unprocessable
 from mesh.models import sources
 from mesh.policy.request import Request
 from mesh.roles.base import Piece, StreamRole, Whole
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 SYSTEM = "When given Context and Question, reply as 'Answer: <final answer>' only."
 QUESTION = "Context:\n{context}\n\nQuestion: {query}\n\nAnswer:"
 PREFIX = "Answer:"  # models that do as SYSTEM says begin so; readers need not see it
+_FIELD = re.compile(r"\{context\}|\{query\}")
 STOPS_MAX = 16  # strings per request; OpenAI takes 4
 
 
@@ -49,6 +51,7 @@ class Generate(StreamRole):
         # How a question is put.
         "system": SYSTEM,
         "question": QUESTION,
+        "examples": (),  # [{context, query, answer}]: said before; small models follow them
         "documents_max": 3,
         "content_chars_max": 200,
         # How it is answered, where the request does not say.
@@ -77,6 +80,7 @@ class Generate(StreamRole):
         """Load the model and start its engine."""
         from mesh.llm.loading import EngineSettings, open_engine
 
+        _check(self.context.options)
         options = self.context.options
         settings = EngineSettings(
             weights=options["weights"],
@@ -192,9 +196,35 @@ class Generate(StreamRole):
     def _question(self, query: str, documents: Sequence[Any]) -> list[dict[str, str]]:
         options = self.context.options
         lines = context_lines(documents[: options["documents_max"]], options["content_chars_max"])
-        user = options["question"].format(context=lines, query=query)
         system = [{"role": "system", "content": options["system"]}] if options["system"] else []
-        return [*system, {"role": "user", "content": user}]
+        asked = [
+            self._user(example["context"], example["query"]) for example in options["examples"]
+        ]
+        answered = [
+            {"role": "assistant", "content": example["answer"]} for example in options["examples"]
+        ]
+        said = [message for pair in zip(asked, answered, strict=True) for message in pair]
+        return [*system, *said, self._user(lines, query)]
+
+    def _user(self, context: str, query: str) -> dict[str, str]:
+        given = {"{context}": context, "{query}": query}
+        # In one pass: a query that says "{context}" stays as it is.
+        filled = _FIELD.sub(lambda field: given[field[0]], self.context.options["question"])
+        return {"role": "user", "content": filled}
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Raise what is wrong with the options, before anything is read."""
+    problems = [
+        f"examples: expected context, query and answer, all text, found {example!r}"
+        for example in options["examples"]
+        if not isinstance(example, Mapping)
+        or not all(isinstance(example.get(key), str) for key in ("context", "query", "answer"))
+    ]
+    if "{query}" not in options["question"]:
+        problems.append("question: expected a text with {query}, and {context} for documents")
+    if problems:
+        raise SetupError(*problems)
 
 
 class Prefix:
