@@ -2,32 +2,31 @@
 
 Shell: `node` says which roles, and is told when one becomes ready; the router
 calls them directly, and peers through `handle`. Roles load one after another in
-the background, smallest files first being the topology's business.
+the background, in the order of the topology.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
-from mesh.errors import MeshError, NoOwner, Overloaded, RoleError, SetupError
-from mesh.flow.batcher import Batcher, percentiles
+from mesh.errors import MeshError, NoOwner, RoleError, SetupError
+from mesh.flow.answers import Cached
+from mesh.flow.batcher import Batcher
 from mesh.flow.deadlines import Deadlines
-from mesh.flow.fields import Shape
 from mesh.flow.lane import Lane, open_lane
+from mesh.flow.served import Batched, Served, Streamed
 from mesh.policy.batch import BatchFormer
-from mesh.policy.deadline import exceeded
 from mesh.policy.request import Priority, Request
 from mesh.roles import custom
-from mesh.roles.base import Context, Role, StreamRole, Whole
+from mesh.roles.base import Context, Role, StreamRole
 from mesh.settings import topology
 from mesh.settings.schema import Compute, Limits
-from mesh.wire.messages import Answer, Call, Fields, Piece, Timing
+from mesh.wire.messages import Answer, Call, Fields, Piece
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class LocalRoles:
         self._limits = limits
         self._clock = clock
         self._deadlines = Deadlines()
-        self._served: dict[str, Batched | Streamed] = {}
+        self._served: dict[str, Served] = {}
         self.ask = ask
         self.changed = changed
         self.loading: tuple[str, ...] = ()
@@ -110,21 +109,16 @@ class LocalRoles:
 
     def add(self, name: str, role: Role, spec: topology.Role, lane: Lane | None = None) -> None:
         """Serve a role that is loaded already."""
-        if isinstance(role, StreamRole):
-            limit = spec.queue_max or self._limits.queue_max
-            self._served[name] = Streamed(
-                role, lane or open_lane(spec.lane, role), limit, self._clock
-            )
-            return
-        former: BatchFormer[Any] = BatchFormer(
-            items_max=spec.batch.items_max,
-            cost_max=spec.batch.cost_max,
-            wait_s=spec.batch.wait_ms / 1000.0,
-            queue_max=spec.queue_max or self._limits.queue_max,
-        )
         lane = lane or open_lane(spec.lane, role)
-        batcher = Batcher(role, lane, former, self._deadlines, clock=self._clock)
-        self._served[name] = Batched(role, batcher)
+        served: Served
+        if isinstance(role, StreamRole):
+            in_flight_max = spec.queue_max or self._limits.queue_max
+            served = Streamed(role, lane, in_flight_max, self._clock)
+        else:
+            served = Batched(role, self._batcher(role, spec, lane))
+        if spec.cache.items_max:
+            served = Cached(served, spec.cache, self._clock)
+        self._served[name] = served
 
     async def call(self, role: str, fields: Fields, request: Request) -> Answer:
         """Answer one item.
@@ -184,7 +178,7 @@ class LocalRoles:
         for one in served:
             await one.aclose()
 
-    def _find(self, role: str) -> Batched | Streamed:
+    def _find(self, role: str) -> Served:
         served = self._served.get(role)
         if served is not None:
             return served
@@ -234,140 +228,19 @@ class LocalRoles:
             )
         )
 
+    def _batcher(self, role: Role, spec: topology.Role, lane: Lane) -> Batcher:
+        former: BatchFormer[Any] = BatchFormer(
+            items_max=spec.batch.items_max,
+            cost_max=spec.batch.cost_max,
+            wait_s=spec.batch.wait_ms / 1000.0,
+            queue_max=spec.queue_max or self._limits.queue_max,
+        )
+        return Batcher(role, lane, former, self._deadlines, clock=self._clock)
+
     async def _ask(self, role: str, fields: Fields, request: Request) -> Fields:
         if self.ask is None:
             raise NoOwner("this node cannot ask other roles", node=self._node, role=role)
         return await self.ask(role, fields, request)
-
-
-class Batched:
-    """A role that answers batches."""
-
-    def __init__(self, role: Role, batcher: Batcher) -> None:
-        self.role = role
-        self._batcher = batcher
-        self._shape = Shape(role.context.role, role.takes)
-
-    async def call(self, fields: Fields, request: Request) -> Answer:
-        """Answer one item in a batch."""
-        return await self._batcher.submit(self._shape.check(fields), request)
-
-    async def stream(
-        self, fields: Fields, request: Request
-    ) -> AsyncGenerator[Piece | Answer, None]:
-        """Answer one item, whole."""
-        yield await self.call(fields, request)
-
-    def waiting_s(self) -> float:
-        """Return the estimated wait, seconds."""
-        return self._batcher.waiting_s()
-
-    def statistics(self) -> dict[str, Any]:
-        """Return the batcher's figures and the role's own."""
-        return self._batcher.statistics() | self.role.statistics()
-
-    async def aclose(self) -> None:
-        """Stop."""
-        await self._batcher.aclose()
-
-
-class Streamed:
-    """A role that forms its own batches and answers piece by piece."""
-
-    def __init__(
-        self, role: StreamRole, lane: Lane, in_flight_max: int, clock: Callable[[], float]
-    ) -> None:
-        self.role = role
-        self._lane = lane
-        self._shape = Shape(role.context.role, role.takes)
-        self._in_flight = 0
-        self._in_flight_max = in_flight_max
-        self._clock = clock
-        self._total = 0
-        self._whole_ms: list[float] = []
-
-    async def call(self, fields: Fields, request: Request) -> Answer:
-        """Answer one item, whole."""
-        async with aclosing(self.stream(fields, request)) as parts:
-            async for part in parts:
-                if isinstance(part, Answer):
-                    return part
-        raise self._endless()
-
-    async def stream(
-        self, fields: Fields, request: Request
-    ) -> AsyncGenerator[Piece | Answer, None]:
-        """Answer one item piece by piece."""
-        item = self._shape.check(fields)
-        if self._in_flight >= self._in_flight_max:
-            raise Overloaded(
-                f"role {self.role.context.role!r} has {self._in_flight} items in flight, the limit",
-                role=self.role.context.role,
-                retry_after_s=max(1.0, self.waiting_s()),
-            )
-        self._in_flight += 1
-        self._total += 1
-        parts = self.role.stream(item, request)
-        try:
-            while True:
-                part = await self._next(parts, request)
-                if isinstance(part, Whole):
-                    yield self._answer(part)
-                    return
-                yield Piece(part.fields)
-        finally:
-            self._in_flight -= 1
-            close = getattr(parts, "aclose", None)  # generators have it, other iterators need not
-            if close is not None:
-                await close()
-
-    def waiting_s(self) -> float:
-        """Return a rough wait: items in flight share the engine, so each slows the others."""
-        if not self._whole_ms:
-            return 0.0
-        return self._in_flight * sum(self._whole_ms) / len(self._whole_ms) / 1000.0
-
-    def statistics(self) -> dict[str, Any]:
-        """Return figures of the streams and the role's own."""
-        return {
-            "running": self._in_flight,
-            "total_items": self._total,
-            "ran_ms": percentiles(self._whole_ms),
-        } | self.role.statistics()
-
-    async def aclose(self) -> None:
-        """Stop."""
-        await self._lane.aclose()
-
-    async def _next(self, parts: AsyncIterator[Any], request: Request) -> Any:
-        try:
-            async with asyncio.timeout_at(request.deadline_s):
-                return await anext(parts)
-        except TimeoutError as error:
-            raise exceeded("while the answer was being made") from error
-        except StopAsyncIteration as error:
-            raise self._endless() from error
-        except MeshError as error:
-            error.role = error.role or self.role.context.role
-            raise
-        except Exception as error:
-            name = self.role.context.role
-            log.exception("role.failed", extra={"role": name})
-            what = f"role {name!r} failed: {type(error).__name__}: {error}"
-            raise RoleError(what, role=name) from error
-
-    def _answer(self, whole: Whole) -> Answer:
-        self._whole_ms.append(whole.ran_ms)
-        del self._whole_ms[:-SAMPLES_MAX]
-        timing = Timing(whole.queued_ms, whole.ran_ms, whole.batch_size)
-        return Answer(whole.fields, timing, self.waiting_s())
-
-    def _endless(self) -> RoleError:
-        name = self.role.context.role
-        return RoleError(f"role {name!r} ended its stream without an answer", role=name)
-
-
-SAMPLES_MAX = 256  # recent streams that the mean and percentiles are taken from
 
 
 def _device(wanted: str) -> str:

@@ -30,6 +30,9 @@ class SingleFlight(Generic[Result]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._flights
+
     async def join(self, key: Hashable, start: Callable[[], Awaitable[Result]]) -> Result:
         """Return what `start()` gives; it is started only if no equal work is in flight.
 

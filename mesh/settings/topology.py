@@ -39,6 +39,14 @@ class Batch(Struct, frozen=True, forbid_unknown_fields=True):
     cost_max: Count = 0  # in the role's own unit, e.g. tokens; 0: not limited
 
 
+class Cache(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which answers of one role are kept, by content of the item, on the node that made them."""
+
+    items_max: Count = 0  # 0: none; only for roles that answer equal items equally
+    bytes_max: Some = 64 << 20
+    ttl_s: Annotated[float, Meta(gt=0)] = 300.0  # an answer that is older is made anew
+
+
 class Role(Struct, frozen=True):
     """One role: what it does, with what, where. Unknown keys are the role's own options."""
 
@@ -51,6 +59,7 @@ class Role(Struct, frozen=True):
     lane: Literal["thread", "process", "inline"] = "thread"
     batch: Batch = field(default_factory=Batch)
     queue_max: Count = 0  # 0: the node's limits.queue_max
+    cache: Cache = field(default_factory=Cache)
     layers: Any = None  # of a split model: "auto" or layer counts per node
     options: dict[str, Any] = field(default_factory=dict)
 
