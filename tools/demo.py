@@ -30,16 +30,17 @@ from tools.fleet import Node, NodeDied
 
 QUESTIONS = (
     "How do I parse a date from a string?",
-    "How do I make a temporary directory that removes itself?",
-    "How can I count how often each word occurs?",
+    "How do I read a CSV file row by row?",
+    "How do I split a path into its folder and its file name?",
 )
 FOLDER = fleet.PROJECT / "var" / "demo"
 ANSWER_S_MAX = 120.0
 INDENT = 4
+INDENT_MAX = 24  # of a line of code in an answer
 
 
 class Typewriter:
-    """Prints text as it comes, broken between words."""
+    """Prints text as it comes, broken between words; lines and their indents stay."""
 
     def __init__(self, out: TextIO, width: int) -> None:
         self._out = out
@@ -51,11 +52,11 @@ class Typewriter:
     def write(self, text: str) -> None:
         """Print what is complete of `text`; the word at its end waits for its rest."""
         for sign in text:
-            if not sign.isspace():
+            if sign.isspace():
+                self._put()
+                self._gap += sign
+            else:
                 self._word += sign
-                continue
-            self._put()
-            self._gap = "\n" if "\n" in (sign, self._gap) else " "
         self._out.flush()
 
     def end(self) -> None:
@@ -68,11 +69,13 @@ class Typewriter:
         """Print the waiting word, after its gap or on a line of its own."""
         if not self._word:
             return
-        room = self._width - self._column - len(self._gap)
-        if self._column and (self._gap == "\n" or len(self._word) > room):
-            self._out.write("\n")
+        lead = " "
+        is_new_line = "\n" in self._gap or self._column + 1 + len(self._word) > self._width
+        if not self._column or is_new_line:
+            indent = self._gap.rpartition("\n")[2] if "\n" in self._gap else ""
+            lead = " " * INDENT + indent[:INDENT_MAX]
+            self._out.write("\n" if self._column else "")
             self._column = 0
-        lead = self._gap if self._column else " " * INDENT
         self._out.write(lead + self._word)
         self._column += len(lead) + len(self._word)
         self._gap = self._word = ""

@@ -35,6 +35,11 @@ def test_pieces_do_not_matter(words, cuts):
     assert words == typed(pieces).split()
 
 
+def test_code_keeps_its_indents():
+    lead = " " * INDENT
+    assert f"{lead}if x:\n{lead}    return\n" == typed(["if x:\n  ", "  return"])
+
+
 def test_lines_of_the_answer_stay_lines():
     lead = " " * INDENT
     assert f"{lead}one two\n{lead}three\n" == typed(["one two\n", "\nthree"])

@@ -1,0 +1,1 @@
+"""Draws what `tools.loadgen` and `tools.compare` measured: `python -m tools.report`."""
