@@ -67,10 +67,10 @@ class Figures:
         members = self.membership.members
         return {
             name: {
+                **own.get(name, {}),
                 "kind": role.kind,
                 "expected": role.nodes,
                 "placement": serving(members, name),
-                **own.get(name, {}),
             }
             for name, role in self.topology().roles.items()
         }

@@ -27,6 +27,7 @@ from mesh.errors import (
     MeshError,
     NoOwner,
     NotFound,
+    PeerError,
     PeerTimeout,
 )
 from mesh.flow.directory import Directory, Endpoint
@@ -323,6 +324,8 @@ class Router:
             others=len(self._usable(role, tried)),
             left_s=request.left_s(self._clock()),
         ):
+            if isinstance(error, PeerError) and not self._usable(role, tried):
+                error.message += f"; no other node can serve role {role!r} now"
             raise error
         if not isinstance(error, CapacityError):
             self._failovers += 1
