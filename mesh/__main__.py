@@ -84,6 +84,9 @@ def _run(options: argparse.Namespace) -> int:
 
     logs.configure(settings.node.log.level)
     gc.freeze()  # what start-up made lives for ever: the collector need not look at it again
+    # Requests leave next to no cycles behind. At the default of 700 the collector took a tenth of
+    # a small request's time, at 5000 a hundredth; more gains nothing.
+    gc.set_threshold(5000, 20, 20)
     uvloop.run(Node(settings).run())
     return 0
 
