@@ -61,6 +61,8 @@ class Directory:
         self._live: tuple[Member, ...] = ()
         self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
         self._rings: dict[str, Ring] = {}
+        self._nodes: dict[str, Endpoint] | None = None
+        self._node_ring: Ring | None = None
 
     def endpoints(self, role: str) -> tuple[Endpoint, ...]:
         """Return the nodes that serve a role, by name; suspects are flagged, not left out."""
@@ -79,6 +81,16 @@ class Directory:
             ring = Ring({endpoint.name: endpoint.weight for endpoint in self.endpoints(role)})
             self._rings[role] = ring
         return ring
+
+    def keepers(self, key: str) -> list[Endpoint]:
+        """Return every node that takes work, in ring order of `key`, but suspects last."""
+        self._refresh()
+        if self._nodes is None:
+            self._nodes = {m.facts.name: self._endpoint(m) for m in self._live}
+            self._node_ring = Ring(dict.fromkeys(self._nodes, 1.0))
+        assert self._node_ring is not None
+        found = [self._nodes[name] for name in self._node_ring.owners(key, len(self._nodes))]
+        return sorted(found, key=lambda endpoint: endpoint.suspect)
 
     def expected(self, role: str) -> tuple[str, ...]:
         """Return the nodes that should serve a role, as far as the topology names them."""
@@ -124,6 +136,7 @@ class Directory:
         self._live = _live(self._membership.members)
         self._endpoints.clear()
         self._rings.clear()
+        self._nodes = None
 
     def _endpoint(self, member: Member) -> Endpoint:
         return Endpoint(

@@ -137,13 +137,7 @@ class LocalRoles:
 
     async def handle(self, call: Call, reply: Reply) -> Answer:
         """Answer a peer: the handler of services `role/…`."""
-        request = Request(
-            id=call.request_id,
-            deadline_s=self._clock() + call.deadline_ms / 1000.0,
-            priority=Priority(min(max(call.priority, Priority.CRITICAL), Priority.BATCH)),
-            traceparent=call.traceparent,
-            attempt=call.attempt,
-        )
+        request = request_of(call, self._clock())
         role = call.to.removeprefix(SERVICE)
         if not call.wants_pieces:
             return await self.call(role, call.fields, request)
@@ -241,6 +235,17 @@ class LocalRoles:
         if self.ask is None:
             raise NoOwner("this node cannot ask other roles", node=self._node, role=role)
         return await self.ask(role, fields, request)
+
+
+def request_of(call: Call, now_s: float) -> Request:
+    """Return the request of a call that has just arrived."""
+    return Request(
+        id=call.request_id,
+        deadline_s=now_s + call.deadline_ms / 1000.0,
+        priority=Priority(min(max(call.priority, Priority.CRITICAL), Priority.BATCH)),
+        traceparent=call.traceparent,
+        attempt=call.attempt,
+    )
 
 
 def _device(wanted: str) -> str:

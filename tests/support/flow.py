@@ -17,6 +17,7 @@ from mesh.errors import ConnectionLost, DeadlineExceeded, MeshError, Unreachable
 from mesh.flow.directory import Directory
 from mesh.flow.lane import Computed, run_batch
 from mesh.flow.local import LocalRoles
+from mesh.flow.once import Once
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
 from mesh.gossip.member import Facts, Member, Status
@@ -219,7 +220,19 @@ class FlowNode:
         )
         self.local.ask = self.router.ask
         self.pipelines = Pipelines(lambda: world.topology, self.router, clock=clock)
-        network.handlers[f"{name}:1"] = self.local.handle
+        self.once = Once(
+            pipelines=self.pipelines,
+            directory=self.directory,
+            peers=FakePeers(network),
+            topology=lambda: world.topology,
+            clock=clock,
+        )
+        network.handlers[f"{name}:1"] = self.handle
+
+    async def handle(self, call: Call, reply: Any) -> Answer:
+        """Answer a peer."""
+        handler = self.once.handle if call.to.startswith("once/") else self.local.handle
+        return await handler(call, reply)
 
     def serve(self, role: str, kind: type[Role], spec: Spec, run_s: Any = 0.1) -> FakeLane:
         """Serve a role with a fake lane."""
