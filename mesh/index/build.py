@@ -26,7 +26,7 @@ from mesh.errors import SetupError
 from mesh.index import search, store
 from mesh.index.passages import Passage, embedded_text
 
-FORMAT = "1"  # of an index folder; part of its version, so that a change builds it again
+FORMAT = "2"  # of an index folder; part of its version, so that a change builds it again
 SHARD_ROWS = 512  # embedded between two saves: some seconds of work to lose at most
 TRAINING_SHARDS_MAX = 600  # 300,000 vectors, enough for 4096 lists
 
@@ -48,7 +48,8 @@ def version_of(passages: Iterable[Passage], model: str) -> Plan:
     count = 0
     for passage in passages:
         parts = (passage.title, passage.content, passage.category, passage.words)
-        digest.update("\0".join(parts).encode() + b"\1")
+        more = (passage.summary, str(passage.weight))
+        digest.update("\0".join(parts + more).encode() + b"\1")
         count += 1
     return Plan(digest.hexdigest()[:16], count)
 
@@ -155,8 +156,9 @@ def write_documents(path: Path, passages: Iterable[Passage]) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.executescript(store.SCHEMA)
         database.executemany(
-            "INSERT INTO documents (title, content, category, words) VALUES (?, ?, ?, ?)",
-            ((p.title, p.content, p.category, p.words) for p in passages),
+            "INSERT INTO documents (title, content, category, words, summary, weight) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            ((p.title, p.content, p.category, p.words, p.summary, p.weight) for p in passages),
         )
         database.execute(store.FILL_WORDS)
         database.commit()
@@ -177,11 +179,11 @@ def _embed(work: Path, count: int, encode: Callable[[], Encode], progress: Progr
     with closing(sqlite3.connect(work / search.DOCUMENTS)) as database:
         for start, path in missing:
             rows = database.execute(
-                "SELECT title, words, content FROM documents WHERE doc_id > ? "
-                "ORDER BY doc_id LIMIT ?",
+                "SELECT title, words, content, summary, weight FROM documents "
+                "WHERE doc_id > ? ORDER BY doc_id LIMIT ?",
                 (start, SHARD_ROWS),
             ).fetchall()
-            vectors = run([embedded_text(*row) for row in rows])
+            vectors = _vectors(rows, run)
             temporary = path.with_suffix(".part")
             with temporary.open("wb") as file:
                 np.save(file, vectors)
@@ -189,6 +191,25 @@ def _embed(work: Path, count: int, encode: Callable[[], Encode], progress: Progr
             done += len(rows)
             progress("vectors", done, count)
     return shards
+
+
+def _vectors(rows: list[tuple[str, str, str, str, float]], run: Encode) -> np.ndarray:
+    """Return the vectors of rows of (title, words, content, summary, weight).
+
+    Where there is a summary, the direction is between those of the whole passage and of
+    the summary. The length is the weight, so that a search by inner product applies it.
+    """
+    texts = [embedded_text(title, words, content) for title, words, content, _, _ in rows]
+    brief = {
+        at: embedded_text(title, words, summary)
+        for at, (title, words, _, summary, _) in enumerate(rows)
+        if summary
+    }
+    encoded = run(texts + list(brief.values()))
+    vectors = encoded[: len(rows)].copy()
+    vectors[list(brief)] += encoded[len(rows) :]
+    weights = np.array([weight for *_, weight in rows], np.float32)
+    return vectors * (weights / np.linalg.norm(vectors, axis=1))[:, None]
 
 
 def _index(work: Path, shards: list[Path], plan: Plan, nlist: int) -> search.Meta:

@@ -23,12 +23,17 @@ class Passage:
         content: shown, searched and embedded.
         category: what it belongs to, e.g. a module or a folder.
         words: searched and embedded, not shown: the title in plain words, other names.
+        summary: embedded once more by itself, because a question resembles one sentence
+            more than a page; "" for none.
+        weight: factor of its similarity, at most 1: below 1 for what is rarely meant.
     """
 
     title: str
     content: str
     category: str = ""
     words: str = ""
+    summary: str = ""
+    weight: float = 1.0
 
 
 def embedded_text(title: str, words: str, content: str) -> str:

@@ -1,4 +1,4 @@
-"""Finds the nearest vectors, joins rankings.
+"""Finds the nearest vectors.
 
 Arithmetic: faiss, numpy. Used by the role retrieve and by `tools.corpus`.
 
@@ -10,7 +10,6 @@ are mapped into memory page by page.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import faiss
@@ -19,7 +18,6 @@ import numpy as np
 
 from mesh.errors import SetupError
 
-RRF_K = 60  # of reciprocal rank fusion: Cormack, Clarke, Buettcher 2009, where 60 was near the best
 FLAT_MAX = 50_000  # vectors; a flat search of 50,000 x 384 reads 77 MB, about 10 ms on one core
 LISTS_PER_ROOT = 4  # nlist = 4 * sqrt(n), the lower end of what FAISS advises below 1 M
 LISTS_MAX = 4096  # beyond about a million vectors, longer lists cost less than more centroids
@@ -75,7 +73,10 @@ class Vectors:
         self._search_settings = _probing(self._index, nprobe)
 
     def search(self, queries: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
-        """Return for each query (id, score), best first; higher scores are better.
+        """Return for each query (id, similarity), best first.
+
+        The similarity is the inner product; of an L2 index, what the distance says of it
+        where both vectors are normalised.
 
         Args:
             queries: float32 [N, C].
@@ -86,7 +87,7 @@ class Vectors:
         assert wanted.shape[1] == self.dim
         scores, ids = self._index.search(wanted, k, params=self._search_settings)
         if not self._is_similarity:
-            scores = -scores
+            scores = 1 - scores / 2  # |a - b|² = 2 - 2ab
         return [
             # -1 fills up what was not found. Ties go to the lower id, so that all nodes agree.
             sorted(
@@ -95,6 +96,15 @@ class Vectors:
             )
             for row in zip(ids, scores, strict=True)
         ]
+
+    def similarity(self, query: np.ndarray, id_: int) -> float | None:
+        """Return the similarity of one document, where the index can look it up by id."""
+        if self._search_settings is not None or not isinstance(self._index, faiss.IndexIDMap2):
+            return None  # inverted lists would need a table of all ids
+        try:
+            return float(query @ self._index.reconstruct(id_))
+        except RuntimeError:  # the id is not in the index
+            return None
 
 
 def empty_index(dim: int, count: int, nlist: int = 0) -> faiss.Index:
@@ -121,38 +131,6 @@ def lists_for(count: int) -> int:
 def probes_for(nlist: int) -> int:
     """Return how many of the lists to search: a sixteenth."""
     return max(1, round(nlist * PROBED_SHARE))
-
-
-def fuse(rankings: Iterable[Sequence[int]], k: int = RRF_K) -> list[tuple[int, float]]:
-    """Join rankings by reciprocal rank: score = sum over rankings of 1 / (k + rank), rank from 1.
-
-    Args:
-        rankings: ids, best first; an id counts once per ranking, at its best place.
-        k: the larger, the less the first places weigh.
-
-    Returns:
-        (id, score), best first; ties go to the lower id.
-    """
-    scores: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, id_ in enumerate(dict.fromkeys(ranking), start=1):
-            scores[id_] = scores.get(id_, 0.0) + 1.0 / (k + rank)
-    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
-
-
-def max_sim(query: np.ndarray, document: np.ndarray) -> float:
-    """Return late interaction's score: each query token's best match, on average.
-
-    Args:
-        query: normalised token vectors [T, C].
-        document: normalised token vectors [T, C].
-
-    Source: Khattab, Zaharia, "ColBERT", 2020, section 3.4; divided by the number of query
-    tokens, which changes no order and makes scores of queries comparable.
-    """
-    if not len(query) or not len(document):
-        return 0.0
-    return float((query @ document.T).max(axis=1).mean())
 
 
 def read_meta(folder: Path) -> Meta:

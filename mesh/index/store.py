@@ -2,10 +2,11 @@
 
 Shell: one read-only file. Used by the roles retrieve and rerank, on their lanes.
 
-    documents(doc_id INTEGER PRIMARY KEY, title, content, category, words)
+    documents(doc_id INTEGER PRIMARY KEY, title, content, category, words, summary, weight)
     documents_fts(title, content, words)    FTS5 over the same rows
 
-A file made elsewhere may lack `words` and the FTS5 table: then only ids find documents.
+A file made elsewhere may lack what follows `category` and the FTS5 table: then only ids
+find documents.
 
 Connections belong to threads (SQLite's own rule); each thread gets its own.
 """
@@ -21,14 +22,15 @@ from pathlib import Path
 
 from mesh.errors import SetupError
 
-COLUMN_WEIGHTS = (4.0, 1.0, 4.0)  # of a word in title, content, words, for BM25
+COLUMN_WEIGHTS = (2.0, 1.0, 2.0)  # of a word in title, content, words, for BM25
 WORDS_MAX = 32  # of a query; more cost time and say little
 FETCH_MAX = 500  # ids in one statement; SQLite allows 999 parameters in its oldest builds
 CACHE_PAGES = -4096  # SQLite's own page cache per connection, in KiB when negative
 
 SCHEMA = """
 CREATE TABLE documents (
-    doc_id INTEGER PRIMARY KEY, title TEXT, content TEXT, category TEXT, words TEXT
+    doc_id INTEGER PRIMARY KEY, title TEXT, content TEXT, category TEXT,
+    words TEXT, summary TEXT, weight REAL
 );
 CREATE VIRTUAL TABLE documents_fts USING fts5(
     title, content, words,

@@ -9,27 +9,35 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mesh.errors import Unprocessable
+from mesh.index.ranking import max_sim
 from mesh.index.store import Document, Store
 from mesh.models import sources
 from mesh.roles.base import Role
 from mesh.wire.messages import Fields
 
+SIMILARITY_WEIGHT = 2.0
+"""Of the retriever's similarity against late interaction's score. On the tuning questions
+the right document was in the first five 31 times of 40 with 2, 30 with 1, 26 with 0."""
+
 
 class Rerank(Role):
     """Puts candidates in order and returns the best of them with their content.
 
-    Candidates are ids in the index, or `documents`: texts, or objects with `title`
-    and `content`, whose place in the list then is their id.
+    Candidates are ids in the index, with their similarities in `scores` if they are known;
+    or `documents`: texts, or objects with `title` and `content`, whose place in the list
+    then is their id.
     """
 
     takes: ClassVar[Mapping[str, Any]] = {
         "query": str,
         "ids": list | None,
+        "scores": list | None,
         "documents": list | None,
     }
     gives: ClassVar[tuple[str, ...]] = ("documents",)
@@ -69,6 +77,7 @@ class Rerank(Role):
         """Score the candidates of all items together, then sort those of each."""
         answers: list[Fields | Exception] = []
         jobs: list[tuple[int, str, list[Document]]] = []
+        known: list[list[float]] = []
         for at, item in enumerate(batch):
             candidates = self._candidates(item)
             if isinstance(candidates, Exception):
@@ -76,9 +85,12 @@ class Rerank(Role):
             else:
                 answers.append({"documents": []})
                 jobs.append((at, item["query"], candidates))
+                known.append(_similarities(item, candidates))
         scores = self._judge.scores([(query, candidates) for _, query, candidates in jobs])
-        for (at, _, candidates), row in zip(jobs, scores, strict=True):
-            answers[at] = {"documents": self._best(candidates, row)}
+        weight = self._judge.similarity_weight
+        for (at, _, candidates), row, near in zip(jobs, scores, known, strict=True):
+            total = [own + weight * other for own, other in zip(row, near, strict=True)]
+            answers[at] = {"documents": self._best(candidates, total)}
         return answers
 
     def statistics(self) -> dict[str, Any]:
@@ -123,6 +135,8 @@ class Rerank(Role):
 class _LateInteraction:
     """Scores by token vectors, which are kept for documents seen before."""
 
+    similarity_weight = SIMILARITY_WEIGHT
+
     def __init__(self, encoder: Any, cache_bytes_max: int) -> None:
         self._encoder = encoder
         self._bytes_max, self._bytes = cache_bytes_max, 0
@@ -130,8 +144,6 @@ class _LateInteraction:
         self._hits = self._misses = 0
 
     def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:
-        from mesh.index.search import max_sim
-
         queries = self._encoder.token_vectors([query for query, _ in jobs])
         texts = dict.fromkeys(text_of(doc) for _, candidates in jobs for doc in candidates)
         vectors = self._vectors(list(texts))
@@ -171,14 +183,15 @@ class _LateInteraction:
 class _CrossEncoder:
     """Scores by a model that reads question and document together."""
 
+    similarity_weight = 0.0  # it knows better
+
     def __init__(self, classifier: Any) -> None:
         self._classifier = classifier
 
     def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:
         pairs = [(query, text_of(doc)) for query, candidates in jobs for doc in candidates]
-        column = self._classifier.scores(pairs)[:, -1] if pairs else np.empty(0)
-        counts = [len(candidates) for _, candidates in jobs]
-        return [part.tolist() for part in np.split(column, np.cumsum(counts)[:-1])]
+        column = iter(self._classifier.scores(pairs)[:, -1].tolist() if pairs else ())
+        return [list(islice(column, len(candidates))) for _, candidates in jobs]
 
     def statistics(self) -> dict[str, Any]:
         return {"reranker": "cross-encoder"}
@@ -187,6 +200,12 @@ class _CrossEncoder:
 def text_of(document: Document) -> str:
     """Return what the reranker reads of a document."""
     return f"{document.title}\n{document.content}" if document.title else document.content
+
+
+def _similarities(item: Fields, candidates: Sequence[Document]) -> list[float]:
+    """Return what the retriever said of each candidate; 0 where it said nothing."""
+    known = dict(zip(item.get("ids") or (), item.get("scores") or (), strict=False))
+    return [float(known.get(document.id, 0.0)) for document in candidates]
 
 
 def _given(at: int, value: Any) -> Document:

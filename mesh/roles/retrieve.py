@@ -1,7 +1,8 @@
 """Retrieves documents: query and vector → ids and scores.
 
 Shell: computes on its lane, over an index that is loaded once. Hybrid: the ranking
-by vectors and the ranking by words (BM25) are joined by reciprocal rank.
+by vectors and the ranking by words (BM25) are joined by reciprocal rank. The scores are
+similarities: the reranker weighs them against its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mesh.errors import Unprocessable
+from mesh.index.ranking import fuse
 from mesh.models.sources import cache_dir
 from mesh.roles.base import Role
 from mesh.wire.messages import Fields
@@ -28,7 +30,7 @@ class Retrieve(Role):
         "index": "stdlib",  # a folder, or a name in the cache's index folder
         "k": 30,  # candidates for the reranker
         "nprobe": 0,  # lists of an IVF index to search; 0: as it was built
-        "hybrid": True,  # False: vectors alone
+        "words_weight": 0.5,  # of the ranking by words, against 1 by vectors; 0: vectors alone
     }
 
     index: Any  # mesh.index.folder.Index; faiss comes with `load`: every node reads this class
@@ -36,12 +38,10 @@ class Retrieve(Role):
     def load(self) -> None:
         """Open the index; a model, if the role names one, must be the index's."""
         from mesh.index.folder import index_folder, open_index
-        from mesh.index.search import fuse
         from mesh.models.threads import use_threads
 
-        self._fuse = fuse
         options = {**self.options, **self.context.options}
-        self._k, self._is_hybrid = int(options["k"]), bool(options["hybrid"])
+        self._k, self._words_weight = int(options["k"]), float(options["words_weight"])
         folder = index_folder(str(options["index"]), cache_dir())
         self.index = open_index(folder, int(options["nprobe"]), self.context.model)
         use_threads(self.context.threads)
@@ -54,7 +54,7 @@ class Retrieve(Role):
             vectors = np.stack([np.asarray(batch[at]["vector"], np.float32) for at in good])
             depth = max(DEPTH_MIN, self._k)
             for at, hits in zip(good, self.index.vectors.search(vectors, depth), strict=True):
-                answers[at] = self._join(batch[at].get("query") or "", hits)
+                answers[at] = self._join(batch[at], hits)
         return answers
 
     def statistics(self) -> dict[str, Any]:
@@ -66,14 +66,25 @@ class Retrieve(Role):
         """Close the documents."""
         self.index.store.close()
 
-    def _join(self, query: str, near: list[tuple[int, float]]) -> Fields:
-        if not (self._is_hybrid and query):
-            best = [*dict(reversed(near)).items()][::-1]  # one document may have several vectors
-        else:
+    def _join(self, item: Fields, hits: list[tuple[int, float]]) -> Fields:
+        near: dict[int, float] = {}
+        for id_, similarity in hits:  # one document may have several vectors: its best counts
+            near.setdefault(id_, similarity)
+        ids = list(near)[: self._k]
+        query = item.get("query")
+        if query and self._words_weight:
             worded = self.index.store.search(query, max(DEPTH_MIN, self._k))
-            best = self._fuse([[id_ for id_, _ in near], [id_ for id_, _ in worded]])
-        best = best[: self._k]
-        return {"ids": [id_ for id_, _ in best], "scores": [score for _, score in best]}
+            rankings = [list(near), [id_ for id_, _ in worded]]
+            joined = fuse(rankings, (1.0, self._words_weight))
+            ids = [id_ for id_, _ in joined[: self._k]]
+        lowest = min(near.values(), default=0.0)
+        scores = [near[id_] if id_ in near else self._looked_up(item, id_, lowest) for id_ in ids]
+        return {"ids": ids, "scores": scores}
+
+    def _looked_up(self, item: Fields, id_: int, lowest: float) -> float:
+        """Return the similarity of a document that only its words have found."""
+        found = self.index.vectors.similarity(np.asarray(item["vector"], np.float32), id_)
+        return lowest if found is None else found
 
     def _has_right_width(self, item: Fields) -> bool:
         return np.shape(item["vector"]) == (self.index.vectors.dim,)
