@@ -167,7 +167,8 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int, is_tied: bool) ->
         inner=int(value("feed_forward_length")),
         vocabulary=vocabulary,
         context=int(value("context_length", 2048)),
-        norm_eps=float(rms_eps or value("attention.layer_norm_epsilon", 1e-5)),
+        # Kept as float32 in the file: 9.999999747378752e-06 was 1e-5.
+        norm_eps=float(f"{rms_eps or value('attention.layer_norm_epsilon', 1e-5):.7g}"),
         rope_theta=float(value("rope.freq_base", 10_000.0)) if family == "llama" else 0.0,
         rope_scaling=tuple(sorted(rope.items())) if is_linear else (),
         is_tied=is_tied,
