@@ -25,6 +25,7 @@ class Entry:
     suspected_s: float = 0.0  # when this node first heard the accusation
     is_hasty: bool = False  # suspected because a newer process carries its name
     gone_s: float = 0.0  # when it died or left
+    told_s: float = float("-inf")  # when it was last told, out of turn, what it had wrong
 
     def news(self, now_s: float) -> News:
         """Return what a rumour or a sync says about this member."""

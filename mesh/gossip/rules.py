@@ -24,6 +24,7 @@ class Rules:
     rejoin_interval_s: float = 10.0
     packet_bytes_max: int = DATAGRAM_BYTES_MAX
     retransmit_mult: int = 4  # memberlist's LAN value
+    retransmit_min: int = 8  # below ten members four sends leave 8 % of news unheard at 5 % loss
     nack_share: float = 0.8  # of the probe timeout: a nack must arrive before the verdict
     stall_s: float = 0.25  # an alarm later than this means that we stood still, not the others
     to_dead_s: float = 30.0  # the dead hear rumours so long, so that they can refute

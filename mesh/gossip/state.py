@@ -142,5 +142,6 @@ class State:
                 room -= size
         if self.rumours:
             limit = retransmit_limit(self.size(now_s), self.rules.retransmit_mult)
+            limit = max(limit, self.rules.retransmit_min)
             cargo += self.rumours.take(room, limit, [news.member.id for news in cargo])
         return tuple(cargo)

@@ -236,9 +236,19 @@ class Swim:
         for message in packet.messages:
             is_answered |= self._take(message, packet.sender, source, owed or (), now_s)
         if owed is not None and not is_answered:
-            entry = state.roster.get(packet.sender)
-            address = entry.member.address if entry else source
-            state.send(address, packet.sender, (), now_s, owed)
+            self._tell_apart(packet.sender, source, owed, now_s)
+
+    def _tell_apart(self, sender: str, source: str, owed: tuple[News, ...], now_s: float) -> None:
+        """Tell what is owed in a packet of its own, to each sender only so often.
+
+        Two nodes that suspect each other and do not refute would else never stop.
+        """
+        entry = self._state.roster.get(sender)
+        if entry is None:
+            self._state.send(source, sender, (), now_s, owed)
+        elif now_s >= entry.told_s + self.rules.gossip_interval_s:
+            entry.told_s = now_s
+            self._state.send(entry.member.address, sender, (), now_s, owed)
 
     def _hear_myself(self, boot: int, source: str) -> None:
         """A seed is this node under another name, or a process copied our identity."""

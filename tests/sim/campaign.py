@@ -8,6 +8,8 @@ Each world has a stormy phase, with the classes of faults that its seed has draw
 and a calm one, in which every running node must come to see all running nodes.
 """
 
+# ruff: noqa: T201 - a program: it prints
+
 from __future__ import annotations
 
 import argparse
@@ -25,6 +27,7 @@ from mesh.gossip.swim import Swim
 from tests.sim.world import Weather, World
 
 STORM_S = 40.0
+PACKETS_MAX_PER_S = 40  # of one node, on average: gossip at full rate and every answer to it
 FAULTS = ("crash", "restart", "move", "reborn", "pause", "cut", "oneway", "clog", "leave", "tell")
 MUST_HAPPEN = {  # what a campaign must have seen, so that its silence means something
     *(f"fault.{fault}" for fault in FAULTS),
@@ -152,11 +155,11 @@ def play(script: Script, machine: type[Swim] = Swim, *, is_traced: bool = False)
     world.start_all(spread_s=0.1)
     for fault in script.faults:
         world.later(fault.at_s - world.now_s, lambda fault=fault: inflict(world, fault))
-    if script.wire != "objects":
-        world.later(5.0, world.disturb)
+    world.later(5.0, world.disturb)
     world.run(STORM_S)
     calm_down(world, script.weather)
     world.run_until(world.is_converged, calm_bound_s(len(script.names), world.rules), 0.5)
+    assert world.counts["sent"] <= PACKETS_MAX_PER_S * len(script.names) * world.now_s
     return world
 
 

@@ -55,6 +55,7 @@ class Host:
     codec: Codec | None = None
     armed_s: float | None = None
     is_paused: bool = False
+    is_deaf: bool = False
     backlog: list[Callable[[], None]] = field(default_factory=list)
     known: tuple[str, ...] = ()  # what its identity file remembers
     generation: int = 0  # grows at each start, so that answers to an earlier life are dropped
@@ -99,6 +100,7 @@ class World:
         self.clogged: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self.laws = Laws()
         self.bytes_sent = 0
+        self.is_udp_blocked = False
         self.hosts = {name: self._host(name) for name in names}
         self._at = {host.address: host for host in self.hosts.values()}
         # Seeds are names, as of a DNS: they lead to wherever that host is now.
@@ -168,8 +170,10 @@ class World:
             host.known = tuple(dict.fromkeys(others))
         host.machine, host.backlog, host.is_paused = None, [], False
 
-    def pause(self, name: str) -> None:
+    def pause(self, name: str, *, is_deaf: bool = False) -> None:
+        """Stop a host; deaf: what arrives meanwhile finds its socket buffer full."""
         self.hosts[name].is_paused = True
+        self.hosts[name].is_deaf = is_deaf
 
     def resume(self, name: str) -> None:
         """Let a host run again: first what arrived meanwhile, then its alarm, as the shell does."""
@@ -226,10 +230,17 @@ class World:
                 self._arrive(host, host.address, data, "zz:1")
             assert before == (host.machine.sync(0.0), host.machine.version)
 
-    def _strange(self, host: Host, stranger: Packet) -> list[bytes]:
+    def _strange(self, host: Host, stranger: Packet) -> list[Packet | bytes]:
+        if self.wire == "objects":
+            return [stranger]
         own = Packet(LABEL, "zz", 1, 1, rumours=stranger.rumours)
         garbage = self._net.randbytes(self._net.randint(0, 60))
-        found = [garbage, b"M" + garbage, b"S" + garbage, Codec("other").encode(stranger)]
+        found: list[Packet | bytes] = [
+            garbage,
+            b"M" + garbage,
+            b"S" + garbage,
+            Codec("other").encode(stranger),
+        ]
         if self.wire == "sealed":
             wrong = Seal("wrong", LABEL, "zz", 1, b"salt")
             right = Seal("secret", LABEL, "zz", 1, b"salt")
@@ -309,12 +320,14 @@ class World:
         return self.weather.latency_s + self._net.random() * self.weather.jitter_s
 
     def _send(self, host: Host, address: str, packet: Packet) -> None:
+        self.counts["sent"] += 1
         target, weather = self._find(address), self.weather
         data = self._encoded(host, packet)
         # Every draw is made whatever its outcome, so that masking one fault moves no other.
         lost, twice, torn = (self._net.random() for _ in range(3))
         delays = [self._delay_s(), self._delay_s()]
-        if target is None or (host.name, target.name) in self.blocked or lost < weather.loss:
+        is_lost = self.is_udp_blocked or lost < weather.loss
+        if target is None or is_lost or (host.name, target.name) in self.blocked:
             self.counts["lost"] += 1
             return
         if isinstance(data, bytes) and self.wire == "sealed" and torn < weather.corrupt:
@@ -347,7 +360,7 @@ class World:
         if target.machine is None or self._find(address) is not target:
             return
         if target.is_paused:
-            if len(target.backlog) < BACKLOG_MAX:
+            if len(target.backlog) < BACKLOG_MAX and not target.is_deaf:
                 target.backlog.append(lambda: self._arrive(target, address, data, source))
             return
         if isinstance(data, bytes):
