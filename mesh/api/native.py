@@ -6,6 +6,8 @@ back into an answer. Nothing is decided here.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Container
 from contextlib import aclosing
 from typing import Any
@@ -16,13 +18,15 @@ from mesh.api import answer, intake
 from mesh.api.guard import PARTIAL
 from mesh.api.parts import PARTS, Parts
 from mesh.api.whole import Whole
-from mesh.errors import MeshError, NotFound, RoleError
+from mesh.errors import DeadlineExceeded, MeshError, NotFound, RoleError
 from mesh.flow.pipeline import FieldReady, Outcome, TokenPiece
 from mesh.gossip.member import Member, Status
 from mesh.observe.traces import Trace
 from mesh.policy.request import Request
 
 Flow = AsyncIterator[FieldReady | TokenPiece | Outcome]
+
+READER_GRACE_S = 1.0  # past the deadline, for a slow reader to take what is written already
 
 
 def routes() -> list[web.RouteDef]:
@@ -179,7 +183,7 @@ def note(parts: Parts, name: str, trace: Trace) -> None:
     parts.metrics.observe_trace(name, trace)
 
 
-class counted:  # noqa: N801 - reads as the statement that it is
+class counted:
     """A block that counts what fails inside; what goes well is counted with its trace."""
 
     __slots__ = ("_name", "_parts")
@@ -214,20 +218,50 @@ async def send_events(
         response.content_type = answer.EVENTS
         await response.prepare(request)
         try:
-            await response.write(_event(parts, name, first))
-            with counted(parts, name):
-                async for part in flow:
-                    await response.write(_event(parts, name, part))
-        except MeshError as error:
-            request[PARTIAL] = error.code
-            await response.write(answer.event("error", answer.error_body(error, asked.id)))
-        except Exception as error:  # noqa: BLE001 - the stream has begun: it must end with a word
-            request[PARTIAL] = RoleError.code
-            parts.log.error("request.crashed", error, id=asked.id, path=request.path)
-            known = RoleError(f"{type(error).__name__} in this node; its log has the traceback")
-            await response.write(answer.event("error", answer.error_body(known, asked.id)))
+            async with asyncio.timeout(asked.left_s(time.monotonic()) + READER_GRACE_S):
+                await _write_all(request, response, asked, name, first, flow)
+        except TimeoutError:
+            # The answer was ready in time; who asked does not read it. Nothing more fits in.
+            request[PARTIAL] = DeadlineExceeded.code
+            _abort(request)
+            return response
+        except BaseException:
+            _abort(request)  # an answer that has begun must not look as if it went on
+            raise
     await response.write_eof()
     return response
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+async def _write_all(
+    request: web.Request,
+    response: web.StreamResponse,
+    asked: Request,
+    name: str,
+    first: FieldReady | TokenPiece | Outcome,
+    flow: Flow,
+) -> None:
+    """Write every event; what fails now is the last one."""
+    parts = request.app[PARTS]
+    try:
+        await response.write(_event(parts, name, first))
+        with counted(parts, name):
+            async for part in flow:
+                await response.write(_event(parts, name, part))
+        return
+    except MeshError as error:
+        known = error
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the stream has begun: it must end with a word
+        parts.log.error("request.crashed", error, id=asked.id, path=request.path)
+        known = RoleError(f"{type(error).__name__} in this node; its log has the traceback")
+    request[PARTIAL] = known.code
+    await response.write(answer.event("error", answer.error_body(known, asked.id)))
 
 
 def _event(parts: Parts, name: str, part: FieldReady | TokenPiece | Outcome) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 
 from mesh.settings.schema import Limits, Security
 from tests.support.live import mesh, url, wait_idle, wait_until
-from tests.support.roles import Spell
+from tests.support.roles import Flood, Spell
 
 pytestmark = pytest.mark.live
 
@@ -321,5 +321,104 @@ def test_traceparent_and_ids_are_kept(tmp_path):
                 body = await response.json()
             assert response.headers["X-Request-ID"] == "mine-1"
             assert body["trace"]["id"] == "mine-1"
+
+    asyncio.run(main())
+
+
+FLOOD = """
+[mesh]
+name = "flood"
+[roles.flood]
+kind = "tests.support.roles:Flood"
+nodes = ["n1"]
+"""
+
+
+def test_reader_that_stops_reading_holds_nothing_past_its_deadline(tmp_path):
+    async def main():
+        async with mesh(tmp_path, count=2, text=FLOOD) as (nodes, http):
+            body, headers = {"text": "x", "stream": True}, {"X-Deadline-Ms": "100"}
+            address = url(nodes[0], "/v1/roles/flood")
+            response = await http.post(address, json=body, headers=headers)
+            assert response.status == 200
+            await wait_until(lambda: nodes[0].admission.active == 1)
+            await wait_idle(nodes)
+            assert Flood.running == 0
+            response.close()
+
+    asyncio.run(main())
+
+
+def test_description_lists_every_route_and_its_fields(tmp_path):
+    async def main():
+        async with mesh(tmp_path) as (nodes, http):
+            async with http.get(url(nodes[0], "/openapi.json")) as response:
+                found = await response.json()
+            assert found["openapi"] == "3.1.0"
+            expected = {
+                "/", "/console.css", "/console.js", "/docs", "/health", "/healthz", "/livez",
+                "/metrics", "/openapi.json", "/query", "/readyz", "/stats", "/topology",
+                "/v1/members", "/v1/pipelines", "/v1/pipelines/ask", "/v1/pipelines/slow",
+                "/v1/roles", "/v1/roles/count", "/v1/roles/shout", "/v1/roles/slow",
+                "/v1/roles/spell", "/v1/traces/{id}",
+            }  # fmt: skip
+            assert set(found["paths"]) >= expected
+            ask = found["paths"][ASK]["post"]["requestBody"]["content"]["application/json"]
+            assert ask["schema"]["properties"]["query"] == {"type": "string"}
+            assert ask["schema"]["required"] == ["query"]
+            for path in sorted(expected):
+                if "{" not in path and "get" in found["paths"][path]:
+                    assert (await http.get(url(nodes[0], path))).status == 200, path
+
+    asyncio.run(main())
+
+
+def test_health_and_stats_have_what_earlier_clients_read(tmp_path):
+    async def main():
+        async with mesh(tmp_path) as (nodes, http):
+            async with http.get(url(nodes[2], "/health")) as response:
+                health = await response.json()
+            assert list(health) == [
+                "status", "healthy", "node", "node_id", "total_nodes", "service",
+                "active_requests", "total_requests", "batch_metrics", "roles",
+            ]  # fmt: skip
+            assert (health["node"], health["node_id"], health["total_nodes"]) == (2, "n2", 3)
+            assert health["service"] == "count+spell"
+            counts = {"total_batches", "avg_batch_size", "timeout_batches", "full_batches"}
+            assert set(health["batch_metrics"]) == counts
+            async with http.get(url(nodes[2], "/stats")) as response:
+                stats = await response.json()
+            assert set(stats) >= {
+                "total_requests", "num_workers", "workers", "node", "members", "ring", "roles",
+                "pipelines", "peers", "process",
+            }  # fmt: skip
+            assert stats["num_workers"] == len(stats["workers"]) == 3
+            assert abs(sum(stats["ring"]["share"].values()) - 1.0) < 0.01
+
+    asyncio.run(main())
+
+
+REPLICAS = """
+[mesh]
+name = "replicas"
+[roles.count]
+kind = "tests.support.roles:Count"
+replicas = 2
+[roles.shout]
+kind = "tests.support.roles:Shout"
+replicas = 3
+"""
+
+
+def test_ring_gives_out_roles_that_no_node_is_named_for(tmp_path):
+    async def main():
+        async with mesh(tmp_path, text=REPLICAS) as (nodes, http):
+            await wait_until(lambda: sum("shout" in node.local.ready for node in nodes) == 3)
+            await wait_until(lambda: sum("count" in node.local.ready for node in nodes) >= 2)
+            for node in nodes:
+                address = url(node, "/v1/roles/count")
+                async with http.post(address, json={"text": "four"}) as response:
+                    assert (await response.json())["count"] == 4
+            await wait_idle(nodes)
 
     asyncio.run(main())

@@ -62,3 +62,20 @@ class Unloadable(Role):
 
     def load(self):
         raise SetupError("the model is not there; fetch it with: python -m tools.models")
+
+
+class Flood(StreamRole):
+    """Large pieces without end."""
+
+    takes: ClassVar = {"text": str}
+    gives = ("spelled",)
+    running = 0
+
+    async def stream(self, item, request):
+        Flood.running += 1
+        try:
+            while True:
+                yield Piece({"spelled": "x" * 100_000})
+                await asyncio.sleep(0)
+        finally:
+            Flood.running -= 1

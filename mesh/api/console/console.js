@@ -94,9 +94,10 @@ function take(name, data) {
 }
 
 async function* events(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for await (const chunk of stream.pipeThrough(new TextDecoderStream())) {
-    const blocks = (rest + chunk).split("\n\n");
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const blocks = (rest + part.value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
       const lines = Object.fromEntries(block.split("\n").map((line) => {
