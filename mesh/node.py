@@ -17,10 +17,12 @@ from mesh.api import app
 from mesh.api.figures import Figures
 from mesh.api.parts import Parts, Types
 from mesh.errors import SetupError
+from mesh.flow import once
 from mesh.flow.admission import Admission
 from mesh.flow.directory import Directory
 from mesh.flow.duties import Duties, live, own_roles
 from mesh.flow.local import SERVICE, LocalRoles, Reply
+from mesh.flow.once import Once
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
 from mesh.flow.serving import Serving
@@ -177,6 +179,13 @@ class Node:
             settings.name, self._topology, self.local, self.membership, settings.join
         )
         self.pipelines = Pipelines(self._topology, self.router)
+        self.once = Once(
+            pipelines=self.pipelines,
+            directory=directory,
+            peers=self.peers,
+            topology=self._topology,
+        )
+        self.peers.serve(once.SERVICE, self._handle_once)
         self._build_door()
 
     def _build_door(self) -> None:
@@ -199,6 +208,7 @@ class Node:
             topology=self.topology,
             topology_text=self._topology_text,
             pipelines=self.pipelines,
+            once=self.once,
             admission=self.admission,
             members=lambda: self.membership.members,
             why_not_ready=self.why_not_ready,
@@ -307,6 +317,11 @@ class Node:
         """Answer another node's call to a role of this one."""
         with self.serving:
             return await self.local.handle(call, reply)
+
+    async def _handle_once(self, call: Call, reply: Reply) -> Answer:
+        """Answer another door's request with an id that this node keeps."""
+        with self.serving:
+            return await self.once.handle(call, reply)
 
     # ------------------------------------------------------------------ ending
 

@@ -6,14 +6,14 @@ Pure values. `mesh.node` fills a `Parts`; handlers find it in their application.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from mesh.flow.admission import Admission
+from mesh.flow.once import Once
 from mesh.flow.pipeline import Pipelines
-from mesh.flow.single import SingleFlight
 from mesh.gossip.member import Member
 from mesh.observe.logs import Log
 from mesh.observe.metrics import Metrics
@@ -43,7 +43,7 @@ class Parts:
         metrics: counted by the doors.
         traces: kept for `/v1/traces/{id}`.
         log: one line per request goes here.
-        joined: requests in flight by an id that others may join.
+        once: runs pipelines for requests whose id the caller chose, one answer per id.
     """
 
     settings: Node
@@ -59,7 +59,7 @@ class Parts:
     metrics: Metrics
     traces: Traces
     log: Log
-    joined: SingleFlight[Any] = field(default_factory=SingleFlight)
+    once: Once
 
 
 PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)

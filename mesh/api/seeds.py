@@ -38,7 +38,7 @@ async def query(request: web.Request) -> web.Response:
         body = await intake.body_of(request, asked.deadline_s)
         request_id, text = _query_fields(body)
         asked = intake.renamed(asked, request_id)
-        fields = await parts.joined.join(request_id, lambda: _ask(parts, text, asked))
+        fields = await _ask(parts, text, asked)
     toxic = fields["is_toxic"]
     return answer.json(
         {
@@ -52,7 +52,7 @@ async def query(request: web.Request) -> web.Response:
 
 async def _ask(parts: Parts, text: str, asked: Request) -> dict[str, Any]:
     with counted(parts, QUERY_PIPELINE):
-        outcome = await parts.pipelines.run(QUERY_PIPELINE, {"query": text}, asked)
+        outcome = await parts.once.run(QUERY_PIPELINE, {"query": text}, asked)
     note(parts, QUERY_PIPELINE, outcome.trace)
     return outcome.fields
 
