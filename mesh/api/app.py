@@ -14,6 +14,7 @@ from aiohttp import http_parser, web
 from mesh.api import native, pages, seeds, status
 from mesh.api.guard import middleware
 from mesh.api.parts import PARTS, Parts
+from mesh.api.shortcut import Shortcut
 from mesh.errors import SetupError
 
 KEEPALIVE_S = 75.0  # above the 15 s after which aiohttp's client drops idle connections
@@ -41,6 +42,7 @@ class Doors:
         # The parser in Python has had request-smuggling faults that the one in C had not.
         if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
             raise SetupError("aiohttp runs without its C parser; unset AIOHTTP_NO_EXTENSIONS")
+        self._shortcut = Shortcut(app)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -54,6 +56,9 @@ class Doors:
     async def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket."""
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        server.request_handler = self._shortcut.handle  # type: ignore[assignment]
         await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
 
     async def aclose(self) -> None:
