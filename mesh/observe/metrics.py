@@ -41,7 +41,17 @@ class Metrics:
     """The metrics of one node."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._declare_doors()
+        self._declare_flow()
+        self.loop_lag_seconds = Histogram(
+            "mesh_process_loop_lag_seconds",
+            "How late the event loop woke; above 0.1 s gossip is in danger.",
+            buckets=SECONDS[:10],
+            registry=self.registry,
+        )
+
+    def _declare_doors(self) -> None:
         self.http_active = 0
         self._http_requests = Count(
             "mesh_http_requests_total",
@@ -54,6 +64,16 @@ class Metrics:
             ("route",),
             SECONDS,
         )
+        self.registry.register(self._http_requests)
+        self.registry.register(self._http_seconds)
+        self.add_gauge(
+            "mesh_http_requests_active",
+            "HTTP requests being answered now.",
+            (),
+            lambda: [((), self.http_active)],
+        )
+
+    def _declare_flow(self) -> None:
         self._pipeline_seconds = Spread(
             "mesh_pipeline_seconds",
             "Time of a whole pipeline that was answered.",
@@ -78,31 +98,17 @@ class Metrics:
             ("role",),
         )
         for tally in (
-            self._http_requests,
-            self._http_seconds,
             self._pipeline_seconds,
             self._stage_seconds,
             self._stage_batch_items,
             self._stage_attempts,
         ):
-            registry.register(tally)
-        self.add_gauge(
-            "mesh_http_requests_active",
-            "HTTP requests being answered now.",
-            (),
-            lambda: [((), self.http_active)],
-        )
+            self.registry.register(tally)
         self.pipeline_failures = Counter(
             "mesh_pipeline_failures_total",
             "Pipelines that ended in an error, by its code.",
             ("pipeline", "code"),
-            registry=registry,
-        )
-        self.loop_lag_seconds = Histogram(
-            "mesh_process_loop_lag_seconds",
-            "How late the event loop woke; above 0.1 s gossip is in danger.",
-            buckets=SECONDS[:10],
-            registry=registry,
+            registry=self.registry,
         )
 
     def add_gauge(
