@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -42,7 +42,7 @@ INDENT_MAX = 24  # of a line of code in an answer
 class Typewriter:
     """Prints text as it comes, broken between words; lines and their indents stay."""
 
-    def __init__(self, out: TextIO, width: int) -> None:
+    def __init__(self, out: IO[str], width: int) -> None:
         self._out = out
         self._width = width
         self._column = 0

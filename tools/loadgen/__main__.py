@@ -12,22 +12,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import platform
 import sys
 import tomllib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import orjson
 
-from tools.loadgen.crew import Crew, Result
+from tools.loadgen import phase
+from tools.loadgen.crew import Crew
 from tools.loadgen.kind import KINDS, What
+from tools.loadgen.machine import environment
 from tools.loadgen.plan import ARRIVALS, Load
-from tools.loadgen.show import Progress, block
-from tools.loadgen.summary import summarize
-from tools.loadgen.watch import Watch
+from tools.loadgen.show import block
 
 EXAMPLES = """examples:
   python -m tools.loadgen --requests 100 --concurrent 8
@@ -54,7 +52,10 @@ def main() -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     results = asyncio.run(measure(crew, loads, warmup=chosen.warmup))
-    document = {**results[-1], "phases": results, "environment": environment(crew)}
+    facts = environment(
+        "tools.loadgen", targets=crew.targets, seed=crew.seed, processes=crew.processes
+    )
+    document = {**results[-1], "phases": results, "environment": facts}
     Path(chosen.out).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     print(f"written to {chosen.out}")
     if any(one["invalid"] for one in results):
@@ -160,45 +161,12 @@ def _inputs_of(chosen: argparse.Namespace) -> list[dict[str, Any]]:
 async def measure(crew: Crew, loads: list[Load], *, warmup: int = 0) -> list[dict[str, Any]]:
     """Run the phases one after the other, print each and return their results."""
     if warmup:
-        await run(crew, Load("warm-up", warmup, min(8, warmup)))
+        await phase.run(crew, Load("warm-up", warmup, min(8, warmup)))
     results = []
     for load in loads:
-        results.append(await phase(crew, load))
+        results.append(await phase.measure(crew, load))
         print(block(results[-1]), end="\n\n")
     return results
-
-
-async def phase(crew: Crew, load: Load) -> dict[str, Any]:
-    """Run one phase, look at the nodes meanwhile, and return everything that it says."""
-    began_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    watch = Watch(crew.headers)
-    async with watch.watching(crew.targets):
-        outcome = await run(crew, load)
-    result = summarize(load, outcome.samples, outcome.wall_s, outcome.cpu_shares)
-    return {**result, "began_at": began_at, **watch.summary(len(outcome.samples))}
-
-
-async def run(crew: Crew, load: Load) -> Result:
-    """Run one phase under a line of progress."""
-    progress = Progress(load.name, load.requests, load.seconds)
-    try:
-        return await crew.run(load, progress)
-    finally:
-        progress.close()
-
-
-def environment(crew: Crew) -> dict[str, Any]:
-    """Return where and how this was measured."""
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "tools.loadgen", *sys.argv[1:]],
-        "targets": crew.targets,
-        "seed": crew.seed,
-        "processes": crew.processes,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-    }
 
 
 if __name__ == "__main__":

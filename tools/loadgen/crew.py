@@ -7,6 +7,7 @@ the machine's monotonic clock.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -37,8 +38,9 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
 
     async def run(self, load: Load, progress: Callable[[int, int], None]) -> Result:
         """Do one phase; `progress` is told (done, failed) about twice a second."""
+        run = f"-{secrets.token_hex(4)}"
         works = split(load, self.processes, self.seed)
-        hands = [Hand(self._orders(work)) for work in works]
+        hands = [Hand(self._orders(work, run)) for work in works]
 
         def tell() -> None:
             progress(sum(one.told.done for one in hands), sum(one.told.failed for one in hands))
@@ -63,7 +65,7 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
             [hand.told.cpu_share for hand in hands],
         )
 
-    def _orders(self, work: Work) -> Orders:
+    def _orders(self, work: Work, run: str) -> Orders:
         return Orders(
             self.targets,
             self.mix,
@@ -72,6 +74,7 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
             self.in_flight_max,
             self.seed,
             self.headers,
+            run,
         )
 
 

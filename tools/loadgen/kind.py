@@ -74,17 +74,27 @@ class Verdict(Struct, frozen=True):
     note: str = ""
 
 
-def kind_of(what: What, seed: int) -> Kind:
+def kind_of(what: What, seed: int, run: str = "") -> Kind:
     """Return the kind that `what` names, ready to make requests.
+
+    Args:
+        what: as the command line or a scenario file names it.
+        seed: of random tensors.
+        run: makes request ids differ from those of other runs: an id that a node has seen
+            is a repeated question, and gets the answer of the first.
 
     Raises:
         KeyError: there is no such kind.
     """
-    return KINDS[what.kind](what, seed)
+    made = KINDS[what.kind](what, seed)
+    made.run = run
+    return made
 
 
 class Kind:
     """Posts JSON bodies in turn and takes any JSON object for an answer."""
+
+    run = ""
 
     def __init__(self, what: What, seed: int) -> None:
         self.what = what
@@ -100,6 +110,14 @@ class Kind:
         """Return the request of that number."""
         body = self.bodies[number % len(self.bodies)]
         return Ready(self.path, (body,), is_stream=self.what.stream, number=number)
+
+    def id_of(self, number: int) -> str:
+        """Return the id of the request of that number."""
+        return f"req_{number}{self.run}"
+
+    def _head(self, number: int) -> bytes:
+        """Return the beginning of a JSON body that carries the request's id."""
+        return f'{{"request_id":"{self.id_of(number)}",'.encode()
 
     def judge(self, ready: Ready, body: bytes) -> Verdict:
         """Say whether a complete body (of a stream: its last event) is a right answer."""
@@ -155,11 +173,11 @@ class Query(Kind):
     def ready(self, number: int) -> Ready:
         """Return the request of that number, with an id of its own."""
         rest = self.bodies[number % len(self.bodies)][1:]
-        return Ready(self.path, (f'{{"request_id":"req_{number}",'.encode(), rest), number=number)
+        return Ready(self.path, (self._head(number), rest), number=number)
 
     def read(self, ready: Ready, answer: dict[str, Any]) -> Verdict:
         """Compare keys and id."""
-        if answer.keys() != self.KEYS or answer["request_id"] != f"req_{ready.number}":
+        if answer.keys() != self.KEYS or answer["request_id"] != self.id_of(ready.number):
             return Verdict("wrong_answer", note=f"keys {sorted(answer)}")
         if not answer["generated_response"]:
             return Verdict("wrong_answer", note="an empty answer")
@@ -199,11 +217,9 @@ class Infer(Kind):
         """Return the request of that number, with an id of its own."""
         body = self.bodies[number % len(self.bodies)]
         if self.what.encoding != "json":
-            path = f"{self.path}?request_id=req_{number}"
+            path = f"{self.path}?request_id={self.id_of(number)}"
             return Ready(path, (body,), "application/octet-stream", number=number)
-        return Ready(
-            self.path, (f'{{"request_id":"req_{number}",'.encode(), body[1:]), number=number
-        )
+        return Ready(self.path, (self._head(number), body[1:]), number=number)
 
     def read(self, ready: Ready, answer: dict[str, Any]) -> Verdict:
         """Check that the answer is a distribution over 1000 classes."""
@@ -212,7 +228,7 @@ class Infer(Kind):
             return Verdict("wrong_answer", node, note="expected 1000 numbers in output_data")
         if abs(sum(numbers) - 1.0) > 1e-3:
             return Verdict("wrong_answer", node, note=f"sum {sum(numbers):.4f}, expected 1")
-        if answer.get("request_id") != f"req_{ready.number}":
+        if answer.get("request_id") != self.id_of(ready.number):
             return Verdict("wrong_answer", node, note="another request's id")
         return Verdict(node=node)
 

@@ -39,6 +39,7 @@ class Orders(msgspec.Struct, frozen=True):
     in_flight_max: int = 10_000
     seed: int = 1
     headers: dict[str, str] = {}
+    run: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,7 +69,7 @@ class Worker:
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
-        self._kinds = [kind_of(what, orders.seed) for what in orders.mix]
+        self._kinds = [kind_of(what, orders.seed, orders.run) for what in orders.mix]
         self._weights = [what.weight for what in orders.mix]
         self._samples: list[Sample] = []
         self._failed = 0

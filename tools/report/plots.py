@@ -121,7 +121,7 @@ def performance_comparison(runs: Sequence[Run], _events: Any) -> Any:
     rows = list(range(len(runs)))
     colours = [_look(number)["color"] for number in rows]
     bars = left.barh(rows, [run["throughput"] for run in runs], 0.6, color=colours)
-    left.bar_label(bars, [f" {run['throughput']:.3g}" for run in runs], fontsize=9)
+    left.bar_label(bars, [f" {_number(run['throughput'])}" for run in runs], fontsize=9)
     left.set(xlabel="answers per second", title="Throughput")
     left.margins(x=0.15)
     left.set_yticks(rows, [_label(run) for run in runs])
@@ -132,7 +132,7 @@ def performance_comparison(runs: Sequence[Run], _events: Any) -> Any:
         for key, mark in (("median", "o"), ("p95", "|"), ("p99", "D")):
             right.plot(times[key], row, mark, color=colours[row], markersize=8)
         right.annotate(
-            f"{times['median']:.3g}",
+            _number(times["median"]),
             (times["median"], row),
             (0, 8),
             textcoords="offset points",
@@ -179,8 +179,10 @@ def timeline(runs: Sequence[Run], events: Sequence[tuple[float, str]]) -> Any:
     above.set(ylabel="good answers per second", title="Over time, by the intended start")
     above.set_ylim(bottom=0)
     above.legend(fontsize=8)
-    below.set(xlabel="time (s)", ylabel="latency (ms): p50, shade to p99", yscale="log")
-    _plain_log(below.yaxis)
+    below.set(xlabel="time (s)", ylabel="latency (ms): p50, shade to p99")
+    if any(run["latency"] for run in runs):  # nothing answered: nothing to put on that axis
+        below.set_yscale("log")
+        _plain_log(below.yaxis)
     return figure
 
 
@@ -199,12 +201,15 @@ def batch_sizes(runs: Sequence[Run], _events: Any) -> Any:
             counts = found.get(role, Counter())
             items = sum(size * count for size, count in counts.items()) or 1
             share = [100.0 * size * counts[size] / items for size in sorted(counts)]
-            place.plot(sorted(counts), share, marker="o", label=_label(run), **_look(number))
+            place.plot(sorted(counts), share, marker="o", **_look(number))
         place.set(title=role, xlabel="batch size (items)")
         place.set_ylim(0, 105)
+        place.set_xlim(left=0)
         place.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_ylabel("share of the items (%)")
-    axes[0][-1].legend(fontsize=8)
+    lines = [axes[0][0].plot([], [], marker="o", **_look(n))[0] for n in range(len(sizes))]
+    names = [_label(run) for run, _ in sizes]
+    figure.legend(lines, names, fontsize=8, loc="outside lower center", ncols=4)
     figure.suptitle("Items that ran together")
     return figure
 
@@ -217,7 +222,7 @@ def stage_waterfall(runs: Sequence[Run], _events: Any) -> Any:
     heights = [len(run["stages"]) for run in runs]
     figure, axes = plt.subplots(
         len(runs), 1, figsize=(8.0, 0.8 + sum(0.32 * one + 0.8 for one in heights)),
-        sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights},
+        squeeze=False, gridspec_kw={"height_ratios": heights},
     )  # fmt: skip
     for place, run in zip(axes[:, 0], runs, strict=True):
         names = [f"{one['name']} · {', '.join(sorted(one['nodes']))}" for one in run["stages"]]
@@ -228,7 +233,11 @@ def stage_waterfall(runs: Sequence[Run], _events: Any) -> Any:
             begins = [begin + width for begin, width in zip(begins, widths, strict=True)]
         for row, total in enumerate(begins):
             place.annotate(
-                f" {total:.3g} ms", (total, row), va="center", fontsize=8, annotation_clip=False
+                f" {_number(total)} ms",
+                (total, row),
+                va="center",
+                fontsize=8,
+                annotation_clip=False,
             )
         place.invert_yaxis()
         place.margins(x=0.12)
@@ -288,8 +297,13 @@ PICTURES: tuple[tuple[str, str, Draw], ...] = (
 def _look(number: int) -> dict[str, Any]:
     return {
         "color": COLOURS[number % len(COLOURS)],
-        "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
+        "linestyle": STYLES[number % len(STYLES)],
     }
+
+
+def _number(value: float) -> str:
+    """Return a value with three digits that count, never as a power of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _label(run: Run) -> str:

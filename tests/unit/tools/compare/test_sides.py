@@ -1,0 +1,75 @@
+"""Each side is the same topology but for what its name says."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.compare.sides import put, sides_of, toml
+
+TOPOLOGY = {
+    "mesh": {"name": "demo", "nodes": ["n0", "n1"]},
+    "roles": {
+        "embed": {"kind": "embed", "nodes": ["n0"], "batch": {"items_max": 16}},
+        "generate": {"kind": "generate", "nodes": ["n0", "n1"], "layers": "auto"},
+    },
+    "pipelines": {"ask": {"input": ["q"], "stages": [{"name": "embed", "take": {"a": "q"}}]}},
+}
+PROJECT = Path(__file__).resolve().parents[4]
+
+VALUES = st.recursive(
+    st.booleans() | st.integers(-(2**62), 2**62) | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+@given(document=st.dictionaries(st.text(max_size=5), st.dictionaries(st.text(max_size=5), VALUES)))
+def test_written_toml_reads_back(document):
+    """Whatever a topology may hold: reading what was written gives the same."""
+    assert document == tomllib.loads(toml(document))
+
+
+def test_the_projects_own_topology_reads_back():
+    document = tomllib.loads((PROJECT / "config" / "topology.toml").read_text())
+    assert document == tomllib.loads(toml(document))
+
+
+def test_one_node_holds_every_role_whole():
+    before = copy.deepcopy(TOPOLOGY)
+    plain, alone, whole = sides_of(TOPOLOGY, ["n0", "n1"])
+    assert before == TOPOLOGY == whole.topology
+    assert {"n0"} == {node for role in alone.topology["roles"].values() for node in role["nodes"]}
+    assert "layers" not in alone.topology["roles"]["generate"]
+    assert ("n0",) == plain.nodes == alone.nodes
+
+
+def test_unbatched_computes_each_item_alone():
+    roles = sides_of(TOPOLOGY, ["n0", "n1"])[0].topology["roles"]
+    assert 1 == roles["embed"]["batch"]["items_max"]
+    assert 1 == roles["generate"]["sequences_max"]
+
+
+def test_a_row_changes_what_it_names():
+    row = "small: roles.*.batch.items_max=4, mesh.name=other"
+    side = sides_of(TOPOLOGY, ["n0", "n1"], [row])[-1]
+    assert "small" == side.name
+    assert "other" == side.topology["mesh"]["name"]
+    assert all(role["batch"]["items_max"] == 4 for role in side.topology["roles"].values())
+
+
+@pytest.mark.parametrize("row", ["no colon", ": a=1", "name: *.x=1=2, nowhere.*.x=1"])
+def test_a_row_that_cannot_be_read_says_so(row):
+    with pytest.raises(ValueError, match=r"row|nothing"):
+        sides_of({"mesh": {}, "roles": {}}, ["n0"], [row])
+
+
+def test_put_makes_tables_on_the_way():
+    document = {}
+    put(document, "a.b.c", 1)
+    assert {"a": {"b": {"c": 1}}} == document

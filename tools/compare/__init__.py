@@ -1,0 +1,1 @@
+"""Measures several arrangements of one topology side by side: `python -m tools.compare`."""
