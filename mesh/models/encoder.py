@@ -24,7 +24,9 @@ from mesh.errors import SetupError
 from mesh.models import bert
 
 TOKENS_MAX = 512  # of a text, where a model's own files give no limit
-BATCH_TOKENS_MAX = 4096  # of one pass; bounds its activations at about 50 MB for width 384
+BATCH_TOKENS_MAX = (
+    1024  # of one pass; products are at full speed from 256 rows on, memory is bounded
+)
 CLASSIFIER_BATCH_MAX = 16  # padded rows of one pass of a classifier
 
 _Hidden = Callable[[Sequence[Sequence[int]]], torch.Tensor]

@@ -45,6 +45,7 @@ class Rerank(Role):
         "index": "stdlib",  # a folder, or a name in the cache's index folder
         "top": 5,  # documents that go on
         "content_chars_max": 2000,  # of each: what goes on travels to the next node
+        "read_chars_max": 300,  # of each, by late interaction: how it begins says what it is
         "distinct_titles": True,  # of several passages with one title, only the best goes on
         "cache_bytes_max": 64 << 20,  # of token vectors kept; 64 MiB hold about 400 documents
     }
@@ -66,7 +67,11 @@ class Rerank(Role):
         self._judge: _LateInteraction | _CrossEncoder = (
             _CrossEncoder(shared_classifier(folder))
             if is_classifier(folder)
-            else _LateInteraction(shared_encoder(folder), int(options["cache_bytes_max"]))
+            else _LateInteraction(
+                shared_encoder(folder),
+                int(options["read_chars_max"]),
+                int(options["cache_bytes_max"]),
+            )
         )
 
     def cost(self, item: Fields) -> int:
@@ -137,19 +142,19 @@ class _LateInteraction:
 
     similarity_weight = SIMILARITY_WEIGHT
 
-    def __init__(self, encoder: Any, cache_bytes_max: int) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Any, chars_max: int, cache_bytes_max: int) -> None:
+        self._encoder, self._chars_max = encoder, chars_max
         self._bytes_max, self._bytes = cache_bytes_max, 0
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._hits = self._misses = 0
 
     def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:
         queries = self._encoder.token_vectors([query for query, _ in jobs])
-        texts = dict.fromkeys(text_of(doc) for _, candidates in jobs for doc in candidates)
-        vectors = self._vectors(list(texts))
+        texts = [[text_of(doc)[: self._chars_max] for doc in candidates] for _, candidates in jobs]
+        vectors = self._vectors(list(dict.fromkeys(text for row in texts for text in row)))
         return [
-            [max_sim(query, vectors[text_of(document)]) for document in candidates]
-            for query, (_, candidates) in zip(queries, jobs, strict=True)
+            [max_sim(query, vectors[text]) for text in row]
+            for query, row in zip(queries, texts, strict=True)
         ]
 
     def statistics(self) -> dict[str, Any]:
