@@ -55,6 +55,7 @@ class Answered(msgspec.Struct, frozen=True):
     batch_size: int = 1
     attempts: int = 1
     cached: bool = False
+    version: str = ""
 
 
 class Reach:

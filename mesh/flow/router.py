@@ -20,32 +20,31 @@ from random import Random
 from time import monotonic
 from typing import Any
 
+from msgspec import structs
+
 from mesh.errors import (
     AttemptsSpent,
-    BreakerOpen,
     CapacityError,
     MeshError,
-    NoOwner,
     NotFound,
     PeerError,
     PeerTimeout,
 )
+from mesh.flow.choose import Chooser, key_of
 from mesh.flow.directory import Directory, Endpoint
 from mesh.flow.local import LocalRoles
 from mesh.flow.race import Interruption, Race
 from mesh.flow.reach import Answered, Peers, Reach
-from mesh.policy import attempts, balance, budget, deadline
+from mesh.flow.shadow import Shadows
+from mesh.policy import attempts, budget, versions
 from mesh.policy.budget import Budget
-from mesh.policy.edge import fit, hedge_after_s
+from mesh.policy.edge import hedge_after_s
 from mesh.policy.request import Request
-from mesh.ring import bounded
 from mesh.roles import custom
 from mesh.settings.topology import Role, Topology
 from mesh.wire.messages import Fields, Piece
 
 __all__ = ["Answered", "Router"]
-
-OWNER_WAIT_S = 1.5  # a role's only node restarts, or gossip is a moment behind: worth a short wait
 
 
 class Router:
@@ -75,21 +74,25 @@ class Router:
         self._rng = rng
         self._clock = clock
         self._reach = Reach(local, peers, rng, clock)
-        self._turns: dict[str, int] = {}
+        self._chooser = Chooser(directory, self._reach, rng, clock)
         self._retries: dict[str, Budget] = {}
         self._hedges: dict[str, Budget] = {}
         self._doubts: dict[str, set[Callable[[], None]]] = {}
         self._failovers = 0
+        self._shadows = Shadows(self.call)
 
     async def run(self) -> None:
         """Watch membership until cancelled: who waits for a node in doubt asks another too."""
-        while True:
-            version = self._directory.version
-            for address in self._directory.doubtful():
-                for doubt in tuple(self._doubts.get(address, ())):
-                    doubt()
-            self._reach.keep(self._directory.addresses())
-            await self._directory.wait_change(version)
+        try:
+            while True:
+                version = self._directory.version
+                for address in self._directory.doubtful():
+                    for doubt in tuple(self._doubts.get(address, ())):
+                        doubt()
+                self._reach.keep(self._directory.addresses())
+                await self._directory.wait_change(version)
+        finally:
+            await self._shadows.aclose()
 
     async def call(self, role: str, fields: Fields, request: Request) -> Answered:
         """Answer one item, somewhere.
@@ -98,10 +101,33 @@ class Router:
             MeshError: of the last attempt, with `node` and `role` where known.
         """
         spec = self._spec(role)
+        if not spec.versions:
+            return await self._call(role, spec, fields, request)
+        version, role, spec = self._version(role, spec, fields, request)
+        answered = await self._call(role, spec, fields, request)
+        return structs.replace(answered, version=version)
+
+    async def stream(
+        self, role: str, fields: Fields, request: Request
+    ) -> AsyncGenerator[Piece | Answered, None]:
+        """Answer one item piece by piece; the last part is `Answered`. Close it to cancel."""
+        spec, version = self._spec(role), ""
+        if spec.versions:
+            version, role, spec = self._version(role, spec, fields, request)
+        async with aclosing(self._stream(role, spec, fields, request)) as parts:
+            async for part in parts:
+                is_last = version and isinstance(part, Answered)
+                yield structs.replace(part, version=version) if is_last else part
+
+    async def ask(self, role: str, fields: Fields, request: Request) -> Fields:
+        """Return the fields of `call`: what a role gets as `context.call`."""
+        return (await self.call(role, fields, request)).fields
+
+    async def _call(self, role: str, spec: Role, fields: Fields, request: Request) -> Answered:
         tried: list[str] = []
         while True:
-            usable = self._usable(role, tried) or await self._wait_usable(role, request, tried)
-            endpoint = self._choose(role, spec, fields, request, usable)
+            usable = await self._usable(role, request, tried)
+            endpoint = self._chooser.choose(role, spec, fields, request, usable)
             tried.append(endpoint.name)
             try:
                 if len(usable) == 1 or not custom.is_idempotent(spec.kind):
@@ -110,16 +136,14 @@ class Router:
             except MeshError as error:
                 await self._go_on(error, role, spec, endpoint, request, tried)
 
-    async def stream(
-        self, role: str, fields: Fields, request: Request
+    async def _stream(
+        self, role: str, spec: Role, fields: Fields, request: Request
     ) -> AsyncGenerator[Piece | Answered, None]:
-        """Answer one item piece by piece; the last part is `Answered`. Close it to cancel."""
-        spec = self._spec(role)
         tried: list[str] = []
         has_streamed = False
         while True:
-            usable = self._usable(role, tried) or await self._wait_usable(role, request, tried)
-            endpoint = self._choose(role, spec, fields, request, usable)
+            usable = await self._usable(role, request, tried)
+            endpoint = self._chooser.choose(role, spec, fields, request, usable)
             tried.append(endpoint.name)
             try:
                 opened = self._reach.stream(role, endpoint, fields, request, len(tried))
@@ -135,9 +159,9 @@ class Router:
             except MeshError as error:
                 await self._go_on(error, role, spec, endpoint, request, tried, has_streamed)
 
-    async def ask(self, role: str, fields: Fields, request: Request) -> Fields:
-        """Return the fields of `call`: what a role gets as `context.call`."""
-        return (await self.call(role, fields, request)).fields
+    async def _usable(self, role: str, request: Request, tried: list[str]) -> list[Endpoint]:
+        found = self._chooser.usable(role, tried)
+        return found or await self._chooser.wait_usable(role, request, tried)
 
     def statistics(self) -> dict[str, Any]:
         """Return attempts and, per role and address, what this door knows."""
@@ -153,6 +177,7 @@ class Router:
                 "breaker": edge.breaker.state.value,
             }
         return {
+            "shadows": self._shadows.statistics(),
             "retries": sum(b.spent for b in self._retries.values()) + self._failovers,
             "failovers": self._failovers,
             "hedges": sum(b.spent for b in self._hedges.values()),
@@ -162,8 +187,6 @@ class Router:
             "edges": edges,
         }
 
-    # ------------------------------------------------------------------ choosing
-
     def _spec(self, role: str) -> Role:
         roles = self._topology().roles
         spec = roles.get(role)
@@ -171,87 +194,21 @@ class Router:
             raise NotFound(f"no role {role!r}; there are {', '.join(roles) or 'none'}", role=role)
         return spec
 
-    def _usable(self, role: str, tried: Collection[str]) -> list[Endpoint]:
-        """Return the nodes not yet tried that are fit; suspects only where there is no other."""
-        endpoints = self._directory.endpoints(role)
-        left = [e for e in endpoints if e.name not in tried] if tried else list(endpoints)
-        if not left:
-            return left
-        edges = [self._reach.edge(role, endpoint.address) for endpoint in left]
-        fits = [left[index] for index in fit(edges, self._clock())]
-        return [endpoint for endpoint in fits if not endpoint.suspect] or fits
+    def _version(
+        self, role: str, spec: Role, fields: Fields, request: Request
+    ) -> tuple[str, str, Role]:
+        """Return the version that answers, its role and spec, and call those that shadow.
 
-    async def _wait_usable(
-        self, role: str, request: Request, tried: Collection[str]
-    ) -> list[Endpoint]:
-        """Wait a moment until some node serves the role, or a breaker lets a call try."""
-        until_s = min(request.deadline_s, self._clock() + OWNER_WAIT_S)
-        usable: list[Endpoint] = []
-        while not usable:
-            now_s = self._clock()
-            if now_s >= until_s:
-                raise self._nobody(role, request)
-            try:
-                async with asyncio.timeout_at(min(until_s, self._try_at_s(role, tried, until_s))):
-                    await self._directory.wait_change(self._directory.version)
-            except TimeoutError:
-                pass  # looked at above: a breaker may be due, or the wait is over
-            usable = self._usable(role, tried)
-        return usable
-
-    def _try_at_s(self, role: str, tried: Collection[str], until_s: float) -> float:
-        """Return when the first breaker lets a call try; a probe under way is looked at again."""
-        now_s = self._clock()
-        found = [
-            max(self._reach.edge(role, e.address).breaker.try_at_s(now_s), now_s + PROBE_LOOK_S)
-            for e in self._directory.endpoints(role)
-            if e.name not in tried
-        ]
-        return min(found, default=until_s)
-
-    def _nobody(self, role: str, request: Request) -> MeshError:
-        if self._clock() >= request.deadline_s:
-            return deadline.exceeded(f"while no node served role {role!r}")
-        where = {"role": role, "request_id": request.id}
-        if self._directory.endpoints(role):
-            what = f"every node of role {role!r} failed lately and is left alone for a moment"
-            return BreakerOpen(what, retry_after_s=1.0, **where)
-        what = f"no node serves role {role!r} now; {self._directory.explain(role)}"
-        return NoOwner(what, retry_after_s=1.0, **where)
-
-    def _choose(
-        self, role: str, spec: Role, fields: Fields, request: Request, usable: list[Endpoint]
-    ) -> Endpoint:
-        if len(usable) == 1:
-            return usable[0]
-        if spec.route == "ring":
-            return self._owner(role, spec, fields, request, usable)
-        if spec.route == "round-robin":
-            turn = self._turns[role] = self._turns.get(role, -1) + 1
-            return usable[turn % len(usable)]
-        if spec.route == "random":
-            return usable[balance.weighted([e.weight for e in usable], self._rng)]
-        now_s = self._clock()
-        views = [self._reach.edge(role, endpoint.address).view for endpoint in usable]
-        unknown_s = max(view.call_s for view in views)
-        finish_s = [
-            view.finish_s(now_s, endpoint.weight, unknown_s)
-            for view, endpoint in zip(views, usable, strict=True)
-        ]
-        return usable[balance.least_loaded(finish_s, self._rng)]
-
-    def _owner(
-        self, role: str, spec: Role, fields: Fields, request: Request, usable: list[Endpoint]
-    ) -> Endpoint:
-        by_name = {endpoint.name: endpoint for endpoint in usable}
-        key = _key(fields.get(spec.key)) if spec.key else request.id
-        everyone = self._directory.ring(role).owners(key, len(self._directory.endpoints(role)))
-        owners = tuple(name for name in everyone if name in by_name)
-        in_flight = {
-            name: self._reach.edge(role, by_name[name].address).view.in_flight for name in owners
-        }
-        weights = {name: by_name[name].weight for name in owners}
-        return by_name[bounded.choose(owners, in_flight, weights=weights)]
+        A version that no node serves now leaves its share to the role itself.
+        """
+        point = versions.point_of(role, key_of(spec, fields, request))
+        for name in versions.shadows(spec.versions, point):
+            self._shadows.start(spec.versions[name].role, fields, request)
+        name = versions.choose(spec.versions, point)
+        if not name or not self._chooser.usable(spec.versions[name].role, ()):
+            return "", role, spec
+        target = spec.versions[name].role
+        return name, target, self._spec(target)
 
     # ------------------------------------------------------------------ going on
 
@@ -268,10 +225,10 @@ class Router:
         """Call a node; ask a second one when it is late or its node is in doubt."""
 
         def second(*, is_free: bool = False) -> Coroutine[Any, Any, Answered] | None:
-            others = self._usable(role, tried)
+            others = self._chooser.usable(role, tried)
             if not others or not (is_free or hedges.try_spend(self._clock())):
                 return None
-            other = self._choose(role, spec, fields, request, others)
+            other = self._chooser.choose(role, spec, fields, request, others)
             tried.append(other.name)
             return self._reach.call(role, other, fields, request, len(tried))
 
@@ -321,10 +278,10 @@ class Router:
             attempts=len(tried),
             is_idempotent=custom.is_idempotent(spec.kind),
             has_streamed=has_streamed,
-            others=len(self._usable(role, tried)),
+            others=len(self._chooser.usable(role, tried)),
             left_s=request.left_s(self._clock()),
         ):
-            if isinstance(error, PeerError) and not self._usable(role, tried):
+            if isinstance(error, PeerError) and not self._chooser.usable(role, tried):
                 error.message += f"; no other node can serve role {role!r} now"
             raise error
         if not isinstance(error, CapacityError):
@@ -348,9 +305,6 @@ class Router:
         if found is None:
             found = budgets[role] = Budget(share, floor_per_s, self._clock())
         return found
-
-
-PROBE_LOOK_S = 0.05  # how often who waits for an open breaker looks at it
 
 
 class _Doubt:
@@ -378,12 +332,3 @@ class _Doubt:
             waiting.discard(self._action)
             if not waiting:
                 del self._doubts[self._address]
-
-
-def _key(value: Any) -> str | bytes:
-    """Return what a field's value hashes as, the same on every node."""
-    if isinstance(value, str | bytes):
-        return value
-    if hasattr(value, "tobytes"):
-        return bytes(value.tobytes())
-    return repr(value)

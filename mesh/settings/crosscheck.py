@@ -71,9 +71,19 @@ def _role(topology: Topology, name: str, role: Role, source: Source, report: Rep
         report.add(source, f"{key}.replicas", "either nodes or replicas", "both")
     if not role.nodes and not role.replicas:
         report.add(source, f"{key}.nodes", "nodes = […] or replicas = n", "neither")
+    _versions(topology, key, role, source, report)
     for node, times in Counter(role.nodes).items():
         if times > 1:
             report.add(source, f"{key}.nodes", "each node once", f"{node!r} {times} times")
+
+
+def _versions(topology: Topology, key: str, role: Role, source: Source, report: Report) -> None:
+    for name, version in role.versions.items():
+        if version.role not in topology.roles:
+            _unknown(f"{key}.versions.{name}.role", version.role, topology.roles, source, report)
+    total = sum(version.share for version in role.versions.values() if not version.shadow)
+    if total > 1.0:
+        report.add(source, f"{key}.versions", "shares of at most 1 together", f"{total:g}")
 
 
 def _options(name: str, role: Role, kind: Kind, source: Source, report: Report) -> None:

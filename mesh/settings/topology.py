@@ -47,6 +47,14 @@ class Cache(Struct, frozen=True, forbid_unknown_fields=True):
     ttl_s: Annotated[float, Meta(gt=0)] = 300.0  # an answer that is older is made anew
 
 
+class Version(Struct, frozen=True, forbid_unknown_fields=True):
+    """Another role that takes a share of one role's calls."""
+
+    role: Name  # takes and gives the same fields
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0  # of the calls; what is left stays
+    shadow: bool = False  # it is called beside, and its answers are only counted
+
+
 class Role(Struct, frozen=True):
     """One role: what it does, with what, where. Unknown keys are the role's own options."""
 
@@ -60,6 +68,7 @@ class Role(Struct, frozen=True):
     batch: Batch = field(default_factory=Batch)
     queue_max: Count = 0  # 0: the node's limits.queue_max
     cache: Cache = field(default_factory=Cache)
+    versions: dict[str, Version] = field(default_factory=dict)  # sticky by key
     layers: Any = None  # of a split model: "auto" or layer counts per node
     options: dict[str, Any] = field(default_factory=dict)
 

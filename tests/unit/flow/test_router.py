@@ -19,7 +19,8 @@ from mesh.errors import (
     Unprocessable,
     Unreachable,
 )
-from mesh.flow.router import OWNER_WAIT_S, Answered
+from mesh.flow.choose import OWNER_WAIT_S
+from mesh.flow.reach import Answered
 from mesh.gossip.member import Status
 from mesh.roles.base import Piece, Role, StreamRole, Whole
 from tests.support.flow import Fault, World, request
@@ -312,7 +313,7 @@ def test_a_stream_moves_on_before_its_first_piece_but_not_after():
         fail(made, "n1", before=Unreachable())
         moved = await streamed(made)
         fail(made, "n1", pieces_max=1)
-        made["n0"].router._turns["r"] = -1
+        made["n0"].router._chooser._turns["r"] = -1
         stream = made["n0"].router.stream("r", {"text": "abc"}, request())
         first = await anext(stream)
         with pytest.raises(ConnectionLost):
@@ -388,7 +389,7 @@ def test_a_late_call_is_asked_for_twice_and_the_loser_is_cancelled():
         made = world(route="round-robin", run_s=0.01)
         await warm_up(made)
         loop = asyncio.get_running_loop()
-        made["n0"].router._turns["r"] = -1  # n1 is next
+        made["n0"].router._chooser._turns["r"] = -1  # n1 is next
         made.lanes["r", "n1"].run_s = 5.0
         busy = asyncio.create_task(made["n1"].local.call("r", {"text": "x"}, request()))
         await asyncio.sleep(0.1)
