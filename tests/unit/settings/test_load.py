@@ -131,7 +131,7 @@ CROSS = [
     ('output = ["loud"]', 'output = ["lout"]', "output 'lout' is given by no stage"),
     ('role = "shout"', 'role = "shut"', "stage 'shout' calls role 'shut', which is not in [roles]"),
     ('"n0", "n1"', '"n1", "n2"', "mesh.nodes: expected 'n0', this node's name, among them"),
-    ("sleep_s = 0.5", 'versions = { b = { role = "c" } }', "versions.b.role: expected one of shout"),
+    ("sleep_s = 0.5", 'versions = { b = { role = "c" } }', "b.role: expected one of shout"),
     ("sleep_s = 0.5", 'versions = { b = { role = "shout", share = 0.6 }, c = { role = "shout", '
      "share = 0.6 } }", "roles.shout.versions: expected shares of at most 1 together, found 1.2"),
     ("[mesh]", "[mesh", "file: expected TOML, found a mistake"),
