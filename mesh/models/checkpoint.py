@@ -28,6 +28,7 @@ from torch import Tensor
 from mesh.errors import SetupError
 from mesh.models import architecture as shapes
 from mesh.models.architecture import Architecture
+from mesh.models.gguf_file import GgufFile
 from mesh.models.quantize import Blocks, Weight
 
 HUB_LLAMA = {
@@ -215,25 +216,28 @@ def _open_hub(folder: Path) -> Checkpoint:
 
 
 class _Gguf:
-    def __init__(self, reader: Any) -> None:
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+    def __init__(self, file: GgufFile) -> None:
+        self._file = file
 
     def has(self, name: str) -> bool:
-        return name in self._tensors
+        return name in self._file.places
 
     def rows(self, name: str) -> int:
-        return int(self._tensors[name].shape[-1])
+        return self._file.places[name].shape[0]
 
     def read(self, name: str) -> Weight:
-        tensor = self._tensors[name]
-        kind = tensor.tensor_type.name
-        if kind in _UNPACK:
-            return _UNPACK[kind](np.asarray(tensor.data))
-        if kind in ("F32", "F16"):
-            return torch.from_numpy(np.array(tensor.data))
-        from gguf import dequantize
+        data, place = self._file.read(name), self._file.places[name]
+        if place.kind in _UNPACK:
+            return _UNPACK[place.kind](data)
+        if place.kind in ("F32", "F16"):
+            type_ = np.float32 if place.kind == "F32" else np.float16
+            return torch.from_numpy(data.view(type_).reshape(place.shape).copy())
+        from gguf import GGMLQuantizationType, dequantize
 
-        return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type))
+        try:
+            return torch.from_numpy(dequantize(data, GGMLQuantizationType[place.kind]))
+        except NotImplementedError as error:
+            raise SetupError(f"tensor {name!r}: type {place.kind} cannot be read") from error
 
 
 def _nibbles(packed: np.ndarray) -> np.ndarray:
@@ -272,11 +276,8 @@ _UNPACK = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0}
 
 
 def _open_gguf(path: Path) -> Checkpoint:
-    from gguf import GGUFReader
-
-    reader = GGUFReader(str(path))
-    metadata = {name: field.contents() for name, field in reader.fields.items()}
-    source = _Gguf(reader)
+    file = GgufFile(path)
+    metadata, source = file.metadata, _Gguf(file)
     if not source.has("token_embd.weight"):
         raise SetupError(f"{path}: no token_embd.weight; is it a decoder?")
     architecture = shapes.from_gguf(

@@ -157,7 +157,6 @@ def test_a_step_that_fails_fails_its_answers_and_no_others():
 
 def test_leaving_early_frees_the_slot():
     """With one slot, the next answer can only come once the first one's is free."""
-
     runner = Alphabet()
     runner.permits = threading.Semaphore(1)
 
