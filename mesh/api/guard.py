@@ -56,7 +56,7 @@ class Guard:
     def check(self, request: web.Request) -> None:
         """Raise unless host, origin and key are in order."""
         host = request.headers.get("Host", "")
-        if not self._is_ours(host):
+        if not (self._verdicts.get(host) or self._is_ours(host)):
             raise Misdirected(
                 f"this node is not {host[:80]!r}; name it in security.hosts if it should be"
             )
@@ -153,7 +153,7 @@ def middleware(parts: Parts) -> Middleware:
             response, code = await _answer(request, handler, guard, parts)
             status = response.status
             if not response.prepared:
-                response.headers["X-Request-ID"] = request[REQUEST_ID]
+                response.headers["X-Request-ID"] = request[REQUEST_ID]  # the body may have named it
                 if guard.has_cors:
                     response.headers.update(guard.cors(request))
         finally:

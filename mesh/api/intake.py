@@ -22,6 +22,7 @@ from mesh.api.parts import PARTS, Types
 from mesh.errors import BadRequest, DeadlineExceeded, TooLarge, Unprocessable
 from mesh.observe.traces import continued
 from mesh.policy.request import Priority, Request
+from mesh.settings.schema import Limits
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 _chance = random.Random()  # ids are no secrets; asking the system for each would cost 2 µs
@@ -46,14 +47,13 @@ def request_id(header: str) -> str:
     return header
 
 
-def deadline_of(request: web.Request, default_s: float) -> float:
+def deadline_of(request: web.Request, limits: Limits, default_s: float) -> float:
     """Return until when to answer, monotonic seconds.
 
     Raises:
         Unprocessable: the header is no whole number.
         DeadlineExceeded: no time is left.
     """
-    limits = request.app[PARTS].settings.limits
     text = request.headers.get("X-Deadline-Ms")
     if text is None:
         return time.monotonic() + min(default_s, limits.deadline_s_max)
@@ -71,16 +71,17 @@ def request_of(request: web.Request, deadline_s: float = 0.0) -> Request:
         request: of aiohttp, with its id already in it.
         deadline_s: time for callers that name none; 0: the node's limit.
     """
-    default_s = deadline_s or request.app[PARTS].settings.limits.deadline_s
-    priority = request.headers.get("X-Priority", "normal")
-    if priority not in _PRIORITIES:
+    limits, headers = request.app[PARTS].settings.limits, request.headers
+    named = headers.get("X-Priority", "normal")
+    priority = _PRIORITIES.get(named)
+    if priority is None:
         expected = ", ".join(_PRIORITIES)
-        raise Unprocessable(f"X-Priority must be one of {expected}, not {priority[:40]!r}")
+        raise Unprocessable(f"X-Priority must be one of {expected}, not {named[:40]!r}")
     return Request(
-        id=request[REQUEST_ID],
-        deadline_s=deadline_of(request, default_s),
-        priority=_PRIORITIES[priority],
-        traceparent=continued(request.headers.get("traceparent", "")),
+        request[REQUEST_ID],
+        deadline_of(request, limits, deadline_s or limits.deadline_s),
+        priority,
+        continued(headers.get("traceparent", "")),
     )
 
 
