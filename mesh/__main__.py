@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mesh.errors import EXIT_SETUP, SetupError
 
@@ -98,5 +100,17 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process at once, with everything of ours closed and written.
+
+    torch's own destructors may abort a process whose roles computed in threads: an
+    orderly end would then look like a crash to whoever started it.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())
