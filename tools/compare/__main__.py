@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +29,7 @@ from tools.fleet import NodeDied
 from tools.loadgen.machine import environment
 from tools.loadgen.plan import Load
 
+TABLE_WIDTH = 120  # a table that is cut is worse than one that a narrow terminal folds
 EXAMPLES = """examples:
   python -m tools.compare
   python -m tools.compare --requests 64 --concurrent 1,8 --rounds 3
@@ -43,7 +45,7 @@ def main() -> int:
         sides, plan = prepare(chosen)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(TABLE_WIDTH, Console().width))
     try:
         results = asyncio.run(compare(sides, plan, lambda text: console.print(text, style="dim")))
     except (NodeDied, TimeoutError) as error:
@@ -104,7 +106,7 @@ def prepare(chosen: argparse.Namespace) -> tuple[list[Side], Plan]:
 
 def show(console: Console, results: list[dict[str, Any]]) -> None:
     """Print the table of all sides and loads."""
-    table = Table(title="Measured in this run", title_justify="left")
+    table = Table(title="Measured in this run", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("side")
     for title in ("at once", "answers/s", "min to max", "p50 ms", "p95 ms", "failed", "memory MB",
                   "CPU ms/req", "edge kB/req", "equal"):  # fmt: skip

@@ -197,7 +197,7 @@ def batch_sizes(runs: Sequence[Run], _events: Any) -> Any:
         1, len(roles), figsize=(max(4.0, 2.4 * len(roles)), 3.6), sharey=True, squeeze=False
     )
     for place, role in zip(axes[0], roles, strict=True):
-        for number, (run, found) in enumerate(sizes):
+        for number, (_, found) in enumerate(sizes):
             counts = found.get(role, Counter())
             items = sum(size * count for size, count in counts.items()) or 1
             share = [100.0 * size * counts[size] / items for size in sorted(counts)]
