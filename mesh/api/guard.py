@@ -10,7 +10,7 @@ import ipaddress
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiohttp import web
@@ -148,9 +148,13 @@ def middleware(parts: Parts) -> Middleware:
         began_s = time.monotonic()
         parts.metrics.http_active += 1
         status, code = 499, "cancelled"
+        request[REQUEST_ID] = new_id()  # until the caller's own is found good
         try:
-            request[REQUEST_ID] = new_id()  # until the caller's own is found good
-            response, code = await _answer(request, handler, guard, parts)
+            try:
+                response = await _admitted(request, handler, guard)
+                code = ""
+            except Exception as error:  # noqa: BLE001 - a root: the connection must get an answer
+                response, code = _failed(request, error, parts)
             status = response.status
             if not response.prepared:
                 response.headers["X-Request-ID"] = request[REQUEST_ID]  # the body may have named it
@@ -165,29 +169,36 @@ def middleware(parts: Parts) -> Middleware:
     return guarded
 
 
-async def _answer(
-    request: web.Request, handler: Handler, guard: Guard, parts: Parts
-) -> tuple[web.StreamResponse, str]:
-    """Return the handler's answer, or the one for its error, with the error's code."""
-    try:
-        own = request.headers.get("X-Request-ID")
-        if own is not None:
-            request[REQUEST_ID] = request_id(own)
-        guard.check(request)
-        if request.method == "OPTIONS" and guard.cors(request):
-            return web.Response(status=204), ""
-        return await handler(request), ""
-    except MeshError as error:
+def _admitted(
+    request: web.Request, handler: Handler, guard: Guard
+) -> Awaitable[web.StreamResponse]:
+    """Return the handler's answer to come, once the request may enter; no coroutine of its own."""
+    own = request.headers.get("X-Request-ID")
+    if own is not None:
+        request[REQUEST_ID] = request_id(own)
+    guard.check(request)
+    if request.method == "OPTIONS" and guard.cors(request):
+        return _empty()
+    return handler(request)
+
+
+async def _empty() -> web.StreamResponse:
+    return web.Response(status=204)
+
+
+def _failed(request: web.Request, error: Exception, parts: Parts) -> tuple[web.StreamResponse, str]:
+    """Return the answer for an error, with the error's code."""
+    headers: dict[str, str] = {}
+    if isinstance(error, MeshError):
         known = error
-    except web.HTTPException as error:
+    elif isinstance(error, web.HTTPException):
         if error.status < 400:
-            raise
-        known = _translated(request, error)
-        return _shaped(request, known, dict(error.headers)), known.code
-    except Exception as error:  # noqa: BLE001 - a root: the connection must get an answer
+            raise error
+        known, headers = _translated(request, error), dict(error.headers)
+    else:
         parts.log.error("request.crashed", error, id=request[REQUEST_ID], path=request.path)
         known = RoleError(f"{type(error).__name__} in this node; its log has the traceback")
-    return _shaped(request, known, {}), known.code
+    return _shaped(request, known, headers), known.code
 
 
 def _shaped(request: web.Request, error: MeshError, headers: dict[str, str]) -> web.Response:

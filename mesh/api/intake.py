@@ -98,8 +98,11 @@ async def body_of(request: web.Request, deadline_s: float) -> dict[str, Any]:
     if (request.content_length or 0) > bytes_max:
         raise TooLarge(f"the body has {request.content_length} bytes; at most {bytes_max} are read")
     try:
-        if request.content.is_eof():  # it came with the head, as small bodies do: no timer needed
-            return parsed(await request.read())
+        if request.content.is_eof():  # it is here, as small bodies are: nothing to wait for
+            raw = request.content.read_nowait()
+            if len(raw) > bytes_max:
+                raise TooLarge(f"the body is longer than {bytes_max} bytes")
+            return parsed(raw)
         async with asyncio.timeout(deadline_s - time.monotonic()):
             raw = await request.read()
     except TimeoutError as error:
