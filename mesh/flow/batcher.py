@@ -157,6 +157,8 @@ class Batcher:
         now_s = self._clock()
         for entry in self._former.expire(now_s):
             self._fail(entry, exceeded("while the item was queued"), "expired")
+        for entry in self._former.give_up(now_s):
+            self._fail(entry, self._too_late(now_s), "given_up")
         taken = self._former.take(now_s)
         if taken is None:
             self._wait_window()
@@ -165,6 +167,12 @@ class Batcher:
         self._causes[taken.cause] += 1
         self._sizes[len(taken.entries)] += 1
         self._lane.compute([entry.item.item for entry in taken.entries], self._finished)
+
+    def _too_late(self, now_s: float) -> Overloaded:
+        return Overloaded(
+            "the work before this item took longer than its deadline allows",
+            retry_after_s=self._former.retry_after_s(now_s),
+        )
 
     def _wait_window(self) -> None:
         if self._window is not None:

@@ -22,6 +22,7 @@ from mesh.settings.topology import Role
 from mesh.wire.messages import Fields
 
 OWNER_WAIT_S = 1.5  # a role's only node restarts, or gossip is a moment behind: worth a short wait
+UNKNOWN_S = 0.01  # a call before any was measured: then only their number counts
 PROBE_LOOK_S = 0.05  # how often who waits for an open breaker looks at it
 
 
@@ -107,7 +108,7 @@ class Chooser:
             return usable[balance.weighted([e.weight for e in usable], self._rng)]
         now_s = self._clock()
         views = [self._reach.edge(role, endpoint.address).view for endpoint in usable]
-        unknown_s = max(view.call_s for view in views)
+        unknown_s = max(view.call_s for view in views) or UNKNOWN_S
         finish_s = [
             view.finish_s(now_s, endpoint.weight, unknown_s)
             for view, endpoint in zip(views, usable, strict=True)

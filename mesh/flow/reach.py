@@ -113,7 +113,7 @@ class Reach:
             self._failed(edge, error, began_s)
             raise
         except BaseException:
-            edge.abandoned()
+            self._abandoned(edge, began_s)
             raise
         return self._answered(edge, endpoint, answer, network_ms, attempt, began_s)
 
@@ -136,7 +136,7 @@ class Reach:
             self._failed(edge, error, began_s)
             raise
         except BaseException:
-            edge.abandoned()
+            self._abandoned(edge, began_s)
             raise
         timing = part.timing
         total_ms = (self._clock() - began_s) * 1000.0
@@ -169,6 +169,10 @@ class Reach:
     def _failed(self, edge: Edge, error: MeshError, began_s: float) -> None:
         now_s = self._clock()
         edge.failed(error, now_s, now_s - began_s, self._rng)
+
+    def _abandoned(self, edge: Edge, began_s: float) -> None:
+        now_s = self._clock()
+        edge.abandoned(now_s, now_s - began_s)
 
     def _answered(
         self,

@@ -22,7 +22,7 @@ TIE_SHARE = 0.2  # estimates closer than this are noise
 TIE_S = 0.0005  # and so are half milliseconds
 SLOW_START_S = 10.0  # a newcomer's caches are cold: its share grows over this time
 SLOW_START_SHARE = 0.1  # from this share of its weight
-FADE_S = 10.0  # a measured time that is this old counts half
+FADE_S = 60.0  # a measured time that is this old counts half
 _FRESH = 0.1  # weight of a new sample in the averages: about the last ten calls
 
 
@@ -51,6 +51,16 @@ class View:
         self.call_s, self.unit_s = call_s, unit_s
         self._load_s, self._load_at_s = load_s, now_s
 
+    def lagged(self, now_s: float, took_s: float) -> None:
+        """Learn from a call that was given up after `took_s`, if that is longer than usual.
+
+        The losers of hedges would else teach nothing, and a slow node look as fast as ever.
+        """
+        if self.call_s and took_s > self.call_s:
+            self.call_s = took_s
+            self._load_s = max(0.0, self._load_s - (now_s - self._load_at_s))
+            self._load_at_s = now_s
+
     def finish_s(self, now_s: float, weight: float = 1.0, unknown_s: float = 0.0) -> float:
         """Return the estimated seconds until a call that leaves now is answered.
 
@@ -62,13 +72,15 @@ class View:
             weight: the node's capacity relative to others, > 0.
             unknown_s: assumed of a node that has not answered yet.
         """
-        age_s = now_s - self._load_at_s
-        reported_s = max(0.0, self._load_s - age_s)
-        own_s = self.in_flight * (self.unit_s or unknown_s)
         # Half is forgotten now and then, so that a node that was slow is tried again.
-        call_s = self.call_s * 0.5 ** (age_s / FADE_S) if self.call_s else unknown_s
-        seconds = max(reported_s, own_s) + call_s
-        return seconds / (weight * self.share(now_s))
+        fading = 0.5 ** ((now_s - self._load_at_s) / FADE_S)
+        call_s = self.call_s * fading if self.call_s else unknown_s
+        return (self.waiting_s(now_s, unknown_s) + call_s) / (weight * self.share(now_s))
+
+    def waiting_s(self, now_s: float, unknown_s: float = 0.0) -> float:
+        """Return the estimated seconds of work before a call that leaves now."""
+        reported_s = max(0.0, self._load_s - (now_s - self._load_at_s))
+        return max(reported_s, self.in_flight * (self.unit_s or unknown_s))
 
     def share(self, now_s: float) -> float:
         """Return the slow start's part of the node's weight, in (0, 1]."""

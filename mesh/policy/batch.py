@@ -10,8 +10,10 @@ Rules, in order of authority:
 2. What is in it is decided when it leaves, not when items come.
 3. With `wait_s` = 0 nothing waits while the lane is idle; else a batch that is not full
    leaves when its oldest item has waited that long.
-4. Expired items never run.
-5. Who cannot be served before its deadline is refused at once, and told when to come back.
+4. Expired items never run, nor do items that would end too late while others would not:
+   or an overload would keep the lane busy with work that is late for everybody.
+5. Who cannot be served before its deadline is refused at once, and told when to come back;
+   so is the least urgent class while the queue stands.
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from math import inf
+from math import ceil, inf
 from typing import Generic, TypeVar
 
 from mesh.errors import DeadlineExceeded, Overloaded
 from mesh.policy.cost import CostModel
+from mesh.policy.limits import Standing
 from mesh.policy.queue import Entry, Queue
+from mesh.policy.request import Priority
 
 Item = TypeVar("Item")
 
+MARGIN = 1.25  # estimates err; work for who hears of it too late is lost for everybody
 RETRY_AFTER_S_MIN = 1.0  # Retry-After is in whole seconds; 0 would invite the caller straight back
 
 
@@ -69,6 +74,8 @@ class BatchFormer(Generic[Item]):
         self.wait_s = wait_s
         self.model = CostModel()
         self._queue: Queue[Item] = Queue(queue_max)
+        self._standing = Standing()
+        self._size = 1  # of the last batch
         self._busy_until_s = 0.0  # when the batch that runs should end; estimated
 
     def __len__(self) -> int:
@@ -90,11 +97,8 @@ class BatchFormer(Generic[Item]):
             victim = self._queue.evict(priority)
             if victim is None:
                 raise self.full(now_s)
-        if len(self._queue) and now_s + self.waiting_s(now_s) > deadline_s:
-            raise Overloaded(
-                "the work that waits would take longer than the deadline allows",
-                retry_after_s=self.retry_after_s(now_s),
-            )
+        if len(self._queue):
+            self._check_in_time(now_s, cost, priority, deadline_s)
         entry = self._queue.push(item, now_s, cost=cost, priority=priority, deadline_s=deadline_s)
         return entry, victim
 
@@ -105,6 +109,17 @@ class BatchFormer(Generic[Item]):
     def expire(self, now_s: float) -> list[Entry[Item]]:
         """Remove and return items whose deadline has passed. Call it before `take`."""
         return self._queue.expire(now_s)
+
+    def give_up(self, now_s: float) -> list[Entry[Item]]:
+        """Remove and return items that cannot end in time, if others can. Call it before `take`."""
+        if len(self._queue) < 2 or not self.model.is_known:
+            return []
+        items = min(len(self._queue), self.items_max)
+        ends_s = now_s + self.model.batch_s(self._queue.cost * items / len(self._queue))
+        head = self._queue.peek()
+        if head is None or head.deadline_s > ends_s or self._queue.latest_s() <= ends_s:
+            return []
+        return self._queue.expire(ends_s)
 
     def clear(self) -> list[Entry[Item]]:
         """Remove and return everything that waits."""
@@ -151,6 +166,34 @@ class BatchFormer(Generic[Item]):
         """Assert every invariant."""
         self._queue.check()
 
+    def _check_in_time(self, now_s: float, cost: int, priority: int, deadline_s: float) -> None:
+        """Refuse what would be late; with nobody waiting, an item may always try."""
+        if priority == Priority.BATCH and self._standing.is_standing:
+            raise Overloaded(
+                "the queue has stood for long; the least urgent items are refused until it moves",
+                retry_after_s=self.retry_after_s(now_s),
+            )
+        work_s = max(0.0, self._busy_until_s - now_s) + self._own_s(cost, priority)
+        if now_s + work_s * MARGIN > deadline_s:
+            raise Overloaded(
+                "the work that waits would take longer than the deadline allows",
+                retry_after_s=self.retry_after_s(now_s),
+            )
+
+    def _own_s(self, cost: int, priority: int) -> float:
+        """Return the estimated seconds until an item that comes now has run, once the lane is free.
+
+        Its batch goes on filling while it waits: it is taken to be as large as the last one.
+        """
+        items, ahead = self._queue.ahead(priority)
+        size = min(self.items_max, max(self._size, items + 1))
+        batch_cost = size * (ahead + cost) / (items + 1)
+        batches = ceil((items + 1) / size)
+        if self.cost_max and batch_cost > self.cost_max:
+            batch_cost = self.cost_max
+            batches = ceil((ahead + cost) / batch_cost)
+        return batches * self.model.batch_s(batch_cost)
+
     def _is_due(self, now_s: float) -> bool:
         if len(self._queue) >= self.items_max:
             return True
@@ -173,6 +216,11 @@ class BatchFormer(Generic[Item]):
             entries.append(self._queue.pop())
             cost += head.cost
         is_full = is_full or len(entries) == self.items_max > 1
+        self._size = len(entries)
         self._busy_until_s = now_s + self.model.batch_s(cost)
+        if len(self._queue):
+            self._standing.took(now_s - entries[-1].arrived_s, self.model.batch_s(cost), now_s)
+        else:
+            self._standing.emptied()
         cause = Cause.FULL if is_full else Cause.WINDOW if self.wait_s else Cause.IDLE
         return Taken(entries, cost, cause)

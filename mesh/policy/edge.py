@@ -14,8 +14,9 @@ from mesh.policy.balance import View
 from mesh.policy.breaker import Breaker, is_failure
 
 SAMPLES_MAX = 256  # recent calls that the p95 is of
-SAMPLES_MIN = 50  # fewer say nothing about a twentieth
+SAMPLES_MIN = 20  # fewer say nothing about a twentieth
 SAMPLES_FRESH = 16  # the p95 is worked out again after so many
+HEDGE_FACTOR = 1.2  # at the p95 itself one healthy call in twenty would use the budget up
 FAULTS_MIN = 20  # calls before a node can count as the odd one out
 FAULT_SHARE_MAX = 0.5  # half of its answers are the role's own errors …
 FAULT_SHARE_FINE = 0.1  # … while another node has next to none: the node is broken, not the items
@@ -67,9 +68,10 @@ class Edge:
         if isinstance(error, RoleError):
             self._record(now_s, 1.0)
 
-    def abandoned(self) -> None:
-        """Note a call that we gave up."""
+    def abandoned(self, now_s: float, took_s: float) -> None:
+        """Note a call that we gave up: it would have taken longer than this."""
         self.view.in_flight -= 1
+        self.view.lagged(now_s, took_s)
         self.breaker.abandoned()
 
     def p95_s(self) -> float | None:
@@ -119,9 +121,9 @@ def fit(edges: Sequence[Edge], now_s: float) -> list[int]:
 
 
 def hedge_after_s(edges: Sequence[Edge], least_s: float) -> float | None:
-    """Return when a second node is asked too: the p95 of the best node; None if not known.
+    """Return when a second node is asked too: a little after the best node's p95; None: unknown.
 
     Of the best, because a slow node's own p95 would excuse its slowness.
     """
     known = [p95_s for edge in edges if (p95_s := edge.p95_s()) is not None]
-    return max(least_s, min(known)) if known else None
+    return max(least_s, HEDGE_FACTOR * min(known)) if known else None

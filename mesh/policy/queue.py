@@ -59,6 +59,8 @@ class Queue(Generic[Item]):
         self.items_max = items_max
         self.cost = 0
         self._count = 0
+        self._counts = [0] * _CLASSES
+        self._costs = [0] * _CLASSES
         self._sequence = 0
         # Keys are (deadline, sequence, entry); the sequence is unique, so entries never compare.
         self._heaps: list[list[tuple[float, int, Entry[Item]]]] = [[] for _ in range(_CLASSES)]
@@ -80,8 +82,14 @@ class Queue(Generic[Item]):
         self._sequence += 1
         heappush(self._heaps[priority], (deadline_s, self._sequence, entry))
         self._count += 1
+        self._counts[priority] += 1
+        self._costs[priority] += cost
         self.cost += cost
         return entry
+
+    def ahead(self, priority: int) -> tuple[int, int]:
+        """Return how many entries, and what cost, go before one that comes now."""
+        return sum(self._counts[: priority + 1]), sum(self._costs[: priority + 1])
 
     def discard(self, entry: Entry[Item]) -> bool:
         """Forget an entry whose owner went away; False when it has already left."""
@@ -144,13 +152,23 @@ class Queue(Generic[Item]):
             default=None,
         )
 
+    def latest_s(self) -> float:
+        """Return the latest deadline of what waits; a scan, for overload only."""
+        return max(
+            (key[0] for heap in self._heaps for key in heap if key[2].state is State.WAITING),
+            default=0.0,
+        )
+
     def check(self) -> None:
         """Assert that counts agree with what is there."""
         waiting = [k[2] for heap in self._heaps for k in heap if k[2].state is State.WAITING]
         assert len(waiting) == self._count <= self.items_max
         assert sum(entry.cost for entry in waiting) == self.cost
+        assert (self._count, self.cost) == self.ahead(_CLASSES - 1)
 
     def _leave(self, entry: Entry[Item], state: State) -> None:
         entry.state = state
         self._count -= 1
+        self._counts[entry.priority] -= 1
+        self._costs[entry.priority] -= entry.cost
         self.cost -= entry.cost

@@ -24,8 +24,8 @@ def view(call_ms=10.0, load_s=0.0, in_flight=0, at_s=100.0):
     [
         (view(), 100.0, 1.0, 0.010),
         (view(load_s=2.0), 100.0, 1.0, 2.010),
-        (view(load_s=2.0), 101.5, 1.0, 0.5 + 0.01 * 0.5**0.15),  # worked off since
-        (view(load_s=2.0), 109.0, 1.0, 0.01 * 0.5**0.9),
+        (view(load_s=2.0), 101.5, 1.0, 0.5 + 0.01 * 0.5**0.025),  # worked off since
+        (view(load_s=2.0), 109.0, 1.0, 0.01 * 0.5**0.15),
         (view(in_flight=4), 100.0, 1.0, 0.050),
         (view(in_flight=4, load_s=0.03), 100.0, 1.0, 0.050),  # ours are part of the load
         (view(), 100.0, 2.0, 0.005),

@@ -134,7 +134,7 @@ class AnyUse(RuleBasedStateMachine):
         assert len(self.left) + len(self.queue) == len(self.entries)
 
 
-TestAnyUse = AnyUse.TestCase
+TestAnyUse = pytest.mark.slow(AnyUse.TestCase)
 
 
 @given(st.lists(st.sampled_from(Priority)))
