@@ -48,6 +48,9 @@ class Chooser:
     def usable(self, role: str, tried: Collection[str]) -> list[Endpoint]:
         """Return the nodes not yet tried that are fit; suspects only where there is no other."""
         endpoints = self._directory.endpoints(role)
+        if len(endpoints) == 1 and not tried:  # nothing to compare: the way of most requests
+            breaker = self._reach.edge(role, endpoints[0].address).breaker
+            return list(endpoints) if breaker.allows(self._clock()) else []
         left = [e for e in endpoints if e.name not in tried] if tried else list(endpoints)
         if not left:
             return left

@@ -120,14 +120,14 @@ class LocalRoles:
             served = Cached(served, spec.cache, self._clock)
         self._served[name] = served
 
-    async def call(self, role: str, fields: Fields, request: Request) -> Answer:
-        """Answer one item.
+    def call(self, role: str, fields: Fields, request: Request) -> Awaitable[Answer]:
+        """Answer one item; to be awaited, and no coroutine more than the role's own.
 
         Raises:
             MeshError: `NoOwner` if the role is not ready here; `Unprocessable` for a
                 wrong item; what the role raised.
         """
-        return await self._find(role).call(fields, request)
+        return self._find(role).call(fields, request)
 
     def stream(
         self, role: str, fields: Fields, request: Request

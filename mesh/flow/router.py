@@ -126,7 +126,9 @@ class Router:
     async def _call(self, role: str, spec: Role, fields: Fields, request: Request) -> Answered:
         tried: list[str] = []
         while True:
-            usable = await self._usable(role, request, tried)
+            usable = self._chooser.usable(role, tried)
+            if not usable:
+                usable = await self._chooser.wait_usable(role, request, tried)
             endpoint = self._chooser.choose(role, spec, fields, request, usable)
             tried.append(endpoint.name)
             try:
@@ -142,7 +144,9 @@ class Router:
         tried: list[str] = []
         has_streamed = False
         while True:
-            usable = await self._usable(role, request, tried)
+            usable = self._chooser.usable(role, tried)
+            if not usable:
+                usable = await self._chooser.wait_usable(role, request, tried)
             endpoint = self._chooser.choose(role, spec, fields, request, usable)
             tried.append(endpoint.name)
             try:
@@ -158,10 +162,6 @@ class Router:
                 return
             except MeshError as error:
                 await self._go_on(error, role, spec, endpoint, request, tried, has_streamed)
-
-    async def _usable(self, role: str, request: Request, tried: list[str]) -> list[Endpoint]:
-        found = self._chooser.usable(role, tried)
-        return found or await self._chooser.wait_usable(role, request, tried)
 
     def statistics(self) -> dict[str, Any]:
         """Return attempts and, per role and address, what this door knows."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Served(Protocol):
     def role(self) -> Role:
         """The role itself."""
 
-    async def call(self, fields: Fields, request: Request) -> Answer:
+    def call(self, fields: Fields, request: Request) -> Awaitable[Answer]:
         """Answer one item."""
 
     def stream(self, fields: Fields, request: Request) -> AsyncGenerator[Piece | Answer, None]:
@@ -56,9 +56,9 @@ class Batched:
         self._batcher = batcher
         self._shape = Shape(role.context.role, role.takes)
 
-    async def call(self, fields: Fields, request: Request) -> Answer:
+    def call(self, fields: Fields, request: Request) -> Awaitable[Answer]:
         """Answer one item in a batch."""
-        return await self._batcher.submit(self._shape.check(fields), request)
+        return self._batcher.submit(self._shape.check(fields), request)
 
     async def stream(
         self, fields: Fields, request: Request
