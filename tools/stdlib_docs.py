@@ -233,16 +233,13 @@ def _own_doc(found: _Found) -> str:
 
 def _stand_in(found: _Found) -> str:
     """Return what can be said of an object that nobody described: where it is, what it has."""
-    is_class = found.kind == "class"
-    methods = (
-        [name for name, raw in _members(found.value).items() if callable(raw)] if is_class else []
-    )
-    if is_class and not methods:
+    members = _members(found.value) if found.kind == "class" else {}
+    if found.kind == "class" and not members:
         return ""  # nodes of a syntax tree, errors: their names say all
     module, _, short = found.name.rpartition(".")
     about = " ".join(_paragraph(found.around[-1].splitlines()))
     parts = [_comment(found.value), f"{short}: {found.kind} of {module or BARE}, {about}"]
-    parts.append("Methods: " + ", ".join(sorted(methods)) if methods else "")
+    parts.append("Has: " + ", ".join(sorted(members)) if members else "")
     return "\n".join(part for part in parts if part)
 
 

@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch.nn import functional
 
 from mesh.errors import SetupError
@@ -164,7 +164,7 @@ def _plain_linear(
 def _reader(path: Path) -> Take:
     try:
         file = safe_open(path, framework="pt")
-    except (OSError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         raise SetupError(f"cannot read the weights {path}: {error}") from error
     names = set(file.keys())
     prefix = next((p for p in PREFIXES if f"{p}embeddings.word_embeddings.weight" in names), "")

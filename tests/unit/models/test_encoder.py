@@ -1,0 +1,120 @@
+"""A sentence's vector does not depend on its company, and equals what transformers says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.errors import SetupError
+from mesh.models import encoder
+from mesh.models.encoder import Classifier, Encoder, batches, is_classifier, shared_encoder
+from tests.support.encoders import POSITIONS, WIDTH, tiny_encoder
+
+TEXTS = ["a", "hello world", "", "one two three four", "zz top", "x " * 200, "hello world", "é?"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def tiny(folder) -> Encoder:
+    return Encoder(folder)
+
+
+def test_a_batch_answers_as_each_sentence_alone(tiny):
+    together = tiny.encode(TEXTS)
+    alone = np.stack([tiny.encode([text])[0] for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_token_vectors_of_a_batch_are_those_of_each_alone(tiny):
+    for text, vectors in zip(TEXTS, tiny.token_vectors(TEXTS), strict=True):
+        np.testing.assert_allclose(vectors, tiny.token_vectors([text])[0], atol=1e-5)
+        assert len(vectors) == len(tiny.tokenize([text])[0]) - 2
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_vectors_are_normalised_and_equal_texts_equal(tiny):
+    vectors = tiny.encode(TEXTS)
+    assert vectors.shape == (len(TEXTS), WIDTH)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(vectors[1], vectors[6])
+
+
+def test_long_texts_are_cut_at_what_the_model_can_read(tiny):
+    assert len(tiny.tokenize(["x " * 500])[0]) == tiny.tokens_max == POSITIONS
+
+
+def test_nothing_in_gives_nothing_out(tiny):
+    assert tiny.encode([]).shape == (0, WIDTH)
+    assert tiny.token_vectors([]) == []
+
+
+def test_cls_pooling_takes_the_first_token(tmp_path, tiny):
+    other = Encoder(tiny_encoder(tmp_path / "cls", pooling="cls"))
+    states = dict(other._each(["hello world"]))[0]
+    expected = states[0] / states[0].norm()
+    np.testing.assert_allclose(other.encode(["hello world"])[0], expected, atol=1e-6)
+    assert not np.allclose(other.encode(["hello world"]), tiny.encode(["hello world"]), atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+def test_our_blocks_equal_those_of_transformers(tmp_path, kind):
+    ours = Encoder(tiny_encoder(tmp_path, kind=kind))
+    expected = ours.encode(TEXTS)
+    ours.width, ours._hidden = encoder._general_blocks(tmp_path)
+    np.testing.assert_allclose(ours.encode(TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_classifier_scores_a_batch_as_each_pair_alone(tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    tiny_encoder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**config, num_labels=3))
+    model.save_pretrained(tmp_path)
+    assert is_classifier(tmp_path)
+    classifier = Classifier(tmp_path)
+    pairs = [("a question", text) for text in TEXTS]
+    alone = np.concatenate([classifier.scores([pair]) for pair in pairs])
+    np.testing.assert_allclose(classifier.scores(pairs), alone, atol=1e-5)
+    assert len(classifier.labels) == 3
+    np.testing.assert_allclose(classifier.probabilities(TEXTS).sum(axis=1), 1, atol=1e-5)
+
+
+def test_users_of_one_folder_share_one_encoder(folder):
+    first = shared_encoder(folder)
+    assert shared_encoder(folder / ".." / folder.name) is first
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_broken_file_is_named(tmp_path, name):
+    tiny_encoder(tmp_path)
+    (tmp_path / name).write_text("{ broken")
+    with pytest.raises(SetupError, match=tmp_path.name):
+        Encoder(tmp_path)
+
+
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200), st.integers(1, 8))
+def test_batches_hold_each_item_once_and_stay_small(lengths, tokens_max, items_max):
+    """Every item is in exactly one batch; only a lone item may exceed the limit of tokens."""
+    found = list(batches(lengths, tokens_max, items_max))
+    assert sorted(at for batch in found for at in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert 0 < len(batch) <= items_max
+        longest = max(lengths[at] for at in batch)
+        assert len(batch) == 1 or len(batch) * longest <= tokens_max
