@@ -1,4 +1,4 @@
-"""Where a role computes: its own thread, or the loop itself.
+"""Where a role computes: its own thread, the loop itself, or a process behind a thread.
 
 Shell: one lane per role; `flow.batcher` gives it one batch at a time and is told
 on the loop when it is done. A lane is free when its thread is, not when a caller
@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from mesh.errors import MeshError, RoleError, SetupError
+from mesh.flow.process import ProcessRole
 from mesh.roles.base import Role
 from mesh.wire.messages import Fields
 
@@ -58,9 +59,10 @@ def open_lane(kind: str, role: Role) -> Lane:
         return ThreadLane(role)
     if kind == "inline":
         return InlineLane(role)
-    raise SetupError(
-        f"roles.{role.context.role}.lane: expected 'thread' or 'inline', found {kind!r}"
-    )
+    if kind == "process":
+        return ThreadLane(ProcessRole(role))
+    what = f"expected 'thread', 'inline' or 'process', found {kind!r}"
+    raise SetupError(f"roles.{role.context.role}.lane: {what}")
 
 
 class ThreadLane:
