@@ -49,13 +49,13 @@ class Role:
     """A role that answers a batch at once. Subclass it; `run` is all that is required."""
 
     takes: ClassVar[Mapping[str, Any]] = {}
-    """Names of the fields of an item, with their types, e.g. `{"text": str}`; `X | None` is optional."""
+    """Names of an item's fields, with types, e.g. `{"text": str}`; `X | None` is optional."""
     gives: ClassVar[tuple[str, ...]] = ()
     """Names of the fields of an answer."""
     options: ClassVar[Mapping[str, Any]] = {}
     """Names of the role's own keys in the topology, with their defaults; others are refused."""
     idempotent: ClassVar[bool] = True
-    """Whether an item may be run twice: only then is it retried after it may have begun, or hedged."""
+    """Whether an item may run twice: only then is it retried after it may have begun, or hedged."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -64,7 +64,7 @@ class Role:
         """Make ready: read models, warm up. Runs on the role's lane and may take minutes."""
 
     def cost(self, item: Fields) -> int:
-        """Return the item's share of a batch, in the unit of `batch.cost_max`; cheap, runs on the loop."""
+        """Return the item's share of a batch, in units of `batch.cost_max`; runs on the loop."""
         return 1
 
     def run(self, batch: Sequence[Fields]) -> Sequence[Fields | Exception]:
