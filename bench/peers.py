@@ -22,6 +22,8 @@ PINNED = {
     "ray": ("ray[serve]==2.60.0",),
     # Another torch would bring gigabytes of GPU libraries.
     "embedding": ("sentence-transformers==6.2.0", "torch==2.13.0", "transformers==5.23.0"),
+    # Comes as source: pip compiles it for the processor at hand, in a few minutes.
+    "llamacpp": ("llama-cpp-python==0.3.36",),
 }
 ALWAYS = ("numpy==2.4.6",)
 
