@@ -27,6 +27,7 @@ from mesh.gossip.rules import Rules
 from mesh.gossip.seal import SALT_BYTES, Seal
 from mesh.gossip.swim import Swim
 from mesh.machine import TICK
+from mesh.net import address as address_of
 from mesh.net.identity import Identity, load_identity, save_known
 from mesh.net.names import Names
 from mesh.observe.logs import named
@@ -95,7 +96,7 @@ class Membership:
         self._identity: Identity = load_identity(identity, rng, time.time_ns() // 1_000_000)
         self._identity_path = identity
         self._listen, self._peers, self._clock = listen, peers, clock
-        address = advertise or _reachable(listen, seeds)
+        address = advertise or address_of.reachable(listen, seeds)
         boot = self._identity.boot
         me = Member(self._identity.id, boot, boot, Status.ALIVE, address, facts)
         seal = Seal(secret, mesh_name, me.id, boot, os.urandom(SALT_BYTES)) if secret else None
@@ -155,7 +156,7 @@ class Membership:
         Raises:
             SetupError: if the port is taken.
         """
-        host, port = _split(self._listen)
+        host, port = address_of.split(self._listen)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         udp = socket.socket(family, socket.SOCK_DGRAM)
         try:
@@ -278,7 +279,7 @@ class Membership:
         except RemoteProtocolError as error:
             self._dropped[error.message] += 1
             return
-        event = ev.PacketReceived(packet, _join(source))
+        event = ev.PacketReceived(packet, address_of.join(source))
         self._perform(self._swim.handle(event, self._clock()))
 
     def _send(self, action: ev.SendPacket) -> None:
@@ -329,11 +330,9 @@ class Membership:
             theirs = self._decode_sync(answered.answer.fields)
         except (MeshError, TimeoutError) as error:
             _log.debug("member.sync_failed", address=address, reason=str(error))
-        if theirs is not None and theirs.sender == self.me.id:
-            theirs = None  # a seed that is this node, under another name
-        if theirs is not None:
+        if theirs is not None and theirs.sender != self.me.id:  # a seed may be this very node
             self._handle(ev.SyncReceived(theirs))
-        self._handle(ev.SyncEnded(address, theirs is not None))
+        self._handle(ev.SyncEnded(address, theirs.sender if theirs else ""))
 
     async def _answer_sync(self, call: Call, reply: object) -> Answer:
         """Merge first, so that the answer already refutes what the caller got wrong."""
@@ -402,34 +401,6 @@ def _rules(settings: Gossip, packet_bytes_max: int) -> Rules:
         rejoin_interval_s=settings.rejoin_interval_s,
         packet_bytes_max=packet_bytes_max,
     )
-
-
-def _reachable(listen: str, seeds: tuple[str, ...]) -> str:
-    """Return `listen`, with "any address" replaced by the one that the way to a seed uses."""
-    host, port = _split(listen)
-    if host not in ("", "0.0.0.0", "::"):
-        return listen
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for seed in (
-            *seeds,
-            "192.0.2.1:9",
-        ):  # the last is a documentation address: no packet is sent
-            try:
-                probe.connect(_split(seed))
-            except OSError:
-                continue
-            return f"{probe.getsockname()[0]}:{port}"
-    return f"127.0.0.1:{port}"
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _join(source: tuple[Any, ...]) -> str:
-    host, port = source[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _ms(seconds: float) -> int:
