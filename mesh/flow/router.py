@@ -239,7 +239,7 @@ class Router:
         race: Race[Answered] = Race(second)
         edges = [self._reach.edge(role, e.address) for e in usable]
         after_s = hedge_after_s(edges, attempts.HEDGE_S_MIN)
-        if after_s is not None and len(tried) == 1:
+        if after_s is not None and len(tried) == 1 and not custom.is_streaming(spec.kind):
             hedges.earn()
             race.start_after(after_s)
         first = self._reach.call(role, endpoint, fields, request, len(tried))

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from mesh.errors import SetupError
-from mesh.roles.base import Role
+from mesh.roles.base import Role, StreamRole
 
 BUILT_IN: Mapping[str, str] = {
     "classify": "mesh.roles.classify:Classify",
@@ -53,6 +53,17 @@ def is_idempotent(kind: str) -> bool:
         return True  # a test compares this with the classes, which would cost their imports here
     try:
         return find(kind).idempotent
+    except SetupError:
+        return False
+
+
+@cache
+def is_streaming(kind: str) -> bool:
+    """Whether items of this kind are long work, answered piece by piece: it is never hedged."""
+    if kind in BUILT_IN:
+        return kind == "generate"
+    try:
+        return issubclass(find(kind), StreamRole)
     except SetupError:
         return False
 

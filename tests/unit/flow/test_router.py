@@ -566,3 +566,14 @@ def test_refused_calls_are_retried_only_out_of_a_budget():
     assert names == {"Overloaded": 10, "AttemptsSpent": 90}
     assert calls == 110
     assert after == {3.0}
+
+
+def test_what_streams_is_not_hedged():
+    async def scenario():
+        made = world(Letters, route="round-robin")
+        await warm_up(made)
+        slow(made, "n1", 5.0)
+        await asyncio.gather(*(call(made, id=str(n)) for n in range(4)))
+        return made["n0"].router.statistics()["hedges"]
+
+    assert run_virtual(scenario()) == 0

@@ -6,7 +6,7 @@ import pytest
 
 from mesh.errors import SetupError
 from mesh.roles import custom
-from mesh.roles.base import Role
+from mesh.roles.base import Role, StreamRole
 
 
 class Mine(Role):
@@ -63,7 +63,14 @@ def test_idempotence_is_the_classs_word():
     assert custom.is_idempotent("embed")
 
 
+def test_what_streams_is_known():
+    assert not custom.is_streaming(f"{__name__}:Mine")
+    assert not custom.is_streaming("nowhere:X")
+    assert custom.is_streaming("generate")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", custom.BUILT_IN)
 def test_built_in_kinds_are_there_and_idempotent(kind):
     assert custom.find(kind).idempotent is custom.is_idempotent(kind)
+    assert issubclass(custom.find(kind), StreamRole) is custom.is_streaming(kind)
