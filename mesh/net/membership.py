@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from mesh.errors import MeshError, RemoteProtocolError, SetupError
 from mesh.gossip import events as ev
 from mesh.gossip.events import Kind
@@ -390,17 +392,8 @@ _WARNINGS = {
 
 
 def _rules(settings: Gossip, packet_bytes_max: int) -> Rules:
-    return Rules(
-        probe_interval_s=settings.probe_interval_s,
-        probe_timeout_s=settings.probe_timeout_s,
-        indirect_count=settings.indirect_count,
-        suspicion_mult=settings.suspicion_mult,
-        gossip_interval_s=settings.gossip_interval_s,
-        gossip_fanout=settings.gossip_fanout,
-        sync_interval_s=settings.sync_interval_s,
-        rejoin_interval_s=settings.rejoin_interval_s,
-        packet_bytes_max=packet_bytes_max,
-    )
+    """Return the machine's rules: the settings have the same names."""
+    return Rules(**msgspec.structs.asdict(settings), packet_bytes_max=packet_bytes_max)
 
 
 def _ms(seconds: float) -> int:
