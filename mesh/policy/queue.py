@@ -129,6 +129,22 @@ class Queue(Generic[Item]):
         heappop(self._heaps[entry.priority])
         return entry
 
+    def pop_many(self, items_max: int, cost_max: int = 0) -> list[Entry[Item]]:
+        """Take the next entries: at most `items_max`, and no second one beyond `cost_max`."""
+        taken: list[Entry[Item]] = []
+        cost = 0
+        for heap in self._heaps:
+            while heap and len(taken) < items_max:
+                entry = heap[0][2]
+                if entry.state is State.WAITING:
+                    cost += entry.cost
+                    if cost_max and taken and cost > cost_max:
+                        return taken
+                    self._leave(entry, State.TAKEN)
+                    taken.append(entry)
+                heappop(heap)
+        return taken
+
     def expire(self, now_s: float) -> list[Entry[Item]]:
         """Remove and return what is past its deadline; it stands at the head of its class."""
         gone = []

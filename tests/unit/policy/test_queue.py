@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from math import inf
 
 import pytest
@@ -144,3 +145,31 @@ def test_equal_deadlines_keep_their_order_within_a_class(classes):
     for number, priority in enumerate(classes):
         push(queue, (priority, number), priority, 5.0)
     assert drain(queue) == sorted((priority, number) for number, priority in enumerate(classes))
+
+
+@pytest.mark.parametrize("cost_max", [0, 5])
+def test_many_at_once_are_those_that_would_come_one_by_one(cost_max):
+    """In the same order, and the one that does not fit stays."""
+    rng = random.Random(9)
+    for _ in range(50):
+        one, many = Queue(64), Queue(64)
+        for item in range(rng.randrange(1, 40)):
+            given = {
+                "cost": rng.randrange(1, 8),
+                "priority": rng.randrange(3),
+                "deadline_s": float(rng.randrange(1, 9)),
+            }
+            for queue in (one, many):
+                entry = queue.push(item, 0.0, **given)
+                if item % 5 == 0:
+                    queue.discard(entry)
+        while len(one):
+            expected = [one.pop()]
+            while len(expected) < 4 and (head := one.peek()):
+                if cost_max and sum(e.cost for e in expected) + head.cost > cost_max:
+                    break
+                expected.append(one.pop())
+            taken = many.pop_many(4, cost_max)
+            assert [e.item for e in expected] == [e.item for e in taken]
+            many.check()
+        assert not many.pop_many(4, cost_max)
