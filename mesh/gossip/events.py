@@ -34,10 +34,10 @@ class SyncReceived:
 
 @dataclass(frozen=True, slots=True)
 class SyncEnded:
-    """A sync that this machine asked for has ended."""
+    """A sync that this machine asked for has ended; `by` is who answered, or ""."""
 
     address: str
-    is_answered: bool
+    by: str
 
 
 @dataclass(frozen=True, slots=True)

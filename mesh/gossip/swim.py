@@ -141,8 +141,8 @@ class Swim:
                 self._receive(packet, source, now_s)
             case ev.SyncReceived(sync):
                 self._merge_sync(sync, now_s)
-            case ev.SyncEnded(address, is_answered):
-                self._syncer.ended(address, is_answered)
+            case ev.SyncEnded(address, by):
+                self._syncer.ended(address, by)
             case ev.StreamProbeAnswered(seq, target):
                 self._prober.take_stream(seq, target)
             case ev.FactsTold(facts):
@@ -302,6 +302,8 @@ class Swim:
         for news in sync.news:
             if self._is_superseded:
                 return
+            if self._syncer.is_old(news.member):
+                continue
             news = self._syncer.softened(news, sync.sender)
             self._merge(news, now_s, is_quiet=is_quiet and news.member.is_present)
 

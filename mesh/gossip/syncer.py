@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mesh.gossip.events import StartSync
 from mesh.gossip.lifeguard import sync_interval_s
-from mesh.gossip.member import ACCUSERS_MAX, News, Status
+from mesh.gossip.member import ACCUSERS_MAX, Member, News, Status
 from mesh.gossip.packets import Ping, Sync
 from mesh.gossip.state import State
 
@@ -23,6 +23,7 @@ class Syncer:
         self._seeds, self._known = seeds, known
         self._in_flight: set[str] = set()
         self._own = {state.me.address}
+        self._led_to: dict[str, str] = {}  # seeds and known addresses, to who was met there
 
     @property
     def in_flight(self) -> int:
@@ -54,16 +55,29 @@ class Syncer:
         self._state.counters["syncs"] += 1
         self._state.out.append(StartSync(address))
 
-    def ended(self, address: str, is_answered: bool) -> None:
-        """Count what became of a sync."""
+    def ended(self, address: str, by: str) -> None:
+        """Take note of what became of a sync, and of whom it met."""
         self._in_flight.discard(address)
-        self._state.counters["syncs_answered" if is_answered else "syncs_failed"] += 1
+        self._state.counters["syncs_answered" if by else "syncs_failed"] += 1
+        if by == self._state.me.id:
+            self.is_mine(address)
+        elif by and (address in self._seeds or address in self._known):
+            self._led_to[address] = by
 
     def table(self, now_s: float) -> Sync:
         """Return everything this node knows."""
         me, roster = self._state.me, self._state.roster
         news = [News(me), *(entry.news(now_s) for entry in roster)]
         return Sync(self._state.label, me.id, me.boot, tuple(news))
+
+    def is_old(self, member: Member) -> bool:
+        """Whether a living entry says nothing new: most of a table, so this has to be quick."""
+        entry = self._state.roster.get(member.id)
+        return (
+            entry is not None
+            and member.status is Status.ALIVE
+            and member.version <= entry.member.version
+        )
 
     def softened(self, news: News, sender: str) -> News:
         """Return what to make of an entry of another table: its dead are our suspects.
@@ -109,9 +123,14 @@ class Syncer:
 
     def _absent(self, addresses: tuple[str, ...]) -> list[str]:
         """Return those of `addresses` under which no present member is known."""
-        roster = self._state.roster
-        reached = {entry.member.address for entry in roster if entry.member.is_present}
-        return [one for one in addresses if one not in reached and one not in self._own]
+        present = [entry.member for entry in self._state.roster if entry.member.is_present]
+        reached = self._own | {member.address for member in present}
+        ids = {member.id for member in present}
+        return [
+            address
+            for address in addresses
+            if address not in reached and self._led_to.get(address) not in ids
+        ]
 
     def _missing(self) -> list[str]:
         roster = self._state.roster

@@ -539,7 +539,7 @@ def test_seeds_are_asked_at_once_and_again_every_half_second():
     assert ["s:1", "t:1"] == sorted(syncs(table))
     assert {"s:1", "t:1"} == {address for address, _ in table.sent(Ping)}
     for address in syncs(table):
-        table.handle(ev.SyncEnded(address, False))
+        table.handle(ev.SyncEnded(address, ""))
     table.did.clear()
     table.run(0.61)
     assert ["s:1", "t:1"] == sorted(syncs(table))
@@ -566,9 +566,25 @@ def test_syncs_have_a_limit():
 def test_an_absent_seed_is_asked_for_ever():
     table = Table("b", seeds=("s:1", "b:1"))
     table.handle(ev.Started())
-    table.handle(ev.SyncEnded("s:1", False))
+    table.handle(ev.SyncEnded("s:1", ""))
     table.run(200.0)
     assert "s:1" in syncs(table)
+
+
+def test_a_seed_under_another_name_is_not_asked_again_while_it_is_here():
+    """A name of a seed leads to a member whose address reads otherwise."""
+    table = Table("b", seeds=("name:1", "mine:1"))
+    table.handle(ev.Started())
+    table.run(40.0)
+    for address, by in (("name:1", "b"), ("mine:1", "a")):
+        table.handle(ev.SyncEnded(address, by))
+    table.tell(News(member("b", 2)))
+    table.did.clear()
+    table.run(11.0)
+    assert not {"name:1", "mine:1"} & set(syncs(table))
+    table.tell(News(member("b", 2, Status.LEFT)))
+    table.run(11.0)
+    assert "name:1" in syncs(table)
 
 
 def test_the_dead_are_asked_now_and_then():
@@ -579,7 +595,7 @@ def test_the_dead_are_asked_now_and_then():
     for _ in range(40):
         table.run(5.0)
         for address in ("b:1", "c:1", "d:1"):
-            table.handle(ev.SyncEnded(address, True))
+            table.handle(ev.SyncEnded(address, address[0]))
             for name in "cd":
                 table.tell(News(member(name, int(table.now_s) + 2)))
     assert "b:1" in syncs(table)
