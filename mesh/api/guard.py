@@ -156,13 +156,17 @@ def middleware(parts: Parts) -> Middleware:
             except Exception as error:  # noqa: BLE001 - a root: the connection must get an answer
                 response, code = _failed(request, error, parts)
             status = response.status
-            if not response.prepared:
+            if response.prepared:
+                code = request.get(PARTIAL, code)
+            else:
                 response.headers["X-Request-ID"] = request[REQUEST_ID]  # the body may have named it
                 if guard.has_cors:
                     response.headers.update(guard.cors(request))
+        except BaseException:
+            code = request.get(PARTIAL, code)
+            raise
         finally:
             parts.metrics.http_active -= 1
-            code = request.get(PARTIAL, code)
             _note(parts, quota, request, status, code, time.monotonic() - began_s)
         return response
 
@@ -233,9 +237,12 @@ def _note(
     if not is_work and not code:
         return
     is_quiet = not code and took_s < parts.settings.log.slow_s
-    skipped = quota.take(time.monotonic()) if is_quiet else 0
-    if skipped is None:
-        return
+    if is_quiet:
+        skipped = quota.take(time.monotonic())
+        if skipped is None:
+            return
+    else:
+        skipped = 0
     more = {"skipped": skipped} if skipped else {}
     parts.log.info(
         "request.answered",

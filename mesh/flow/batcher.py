@@ -86,15 +86,16 @@ class Batcher:
             # Not at once: what else comes in this turn of the loop goes along.
             self._is_poked = True
             self._loop.call_soon(self._pump)
-        self._deadlines.watch(job.future, request.deadline_s)
+        future = job.future
+        watched = self._deadlines.watch(future, request.deadline_s)
         try:
-            return await job.future
+            return await future
         except BaseException:
             if self._former.discard(entry):
                 self._dropped["gone"] += 1
             raise
         finally:
-            self._deadlines.forget(job.future, request.deadline_s)
+            watched.discard(future)
 
     def waiting_s(self) -> float:
         """Return the estimated seconds of work that an item would wait for now."""

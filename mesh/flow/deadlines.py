@@ -21,14 +21,19 @@ class Deadlines:
     def __init__(self) -> None:
         self._buckets: dict[int, set[asyncio.Future[Any]]] = {}
 
-    def watch(self, future: asyncio.Future[Any], deadline_s: float) -> None:
-        """Fail `future` with `DeadlineExceeded` once its deadline has passed."""
+    def watch(self, future: asyncio.Future[Any], deadline_s: float) -> set[asyncio.Future[Any]]:
+        """Fail `future` with `DeadlineExceeded` once its deadline has passed.
+
+        Returns:
+            Where it is kept: discarding it there is to `forget` it, without a look-up.
+        """
         tick = int(deadline_s / GRAIN_S) + 1
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = set()
             future.get_loop().call_at(tick * GRAIN_S, self._expire, tick)
         bucket.add(future)
+        return bucket
 
     def forget(self, future: asyncio.Future[Any], deadline_s: float) -> None:
         """Stop watching; the bucket's timer stays, others use it."""

@@ -131,11 +131,13 @@ class Metrics:
     def observe_trace(self, pipeline: str, trace: Mapping[str, Any]) -> None:
         """Count a finished pipeline and its stages from its trace."""
         self._pipeline_seconds.add((pipeline,), trace["total_ms"] / 1000.0)
+        seconds = self._stage_seconds
         for stage in trace["stages"]:
             role = stage["role"]
-            self._stage_seconds.add((role, "queued"), stage["queued_ms"] / 1000.0)
-            self._stage_seconds.add((role, "ran"), stage["ran_ms"] / 1000.0)
-            self._stage_seconds.add((role, "network"), stage["network_ms"] / 1000.0)
+            seconds.add((role, "queued"), stage["queued_ms"] / 1000.0)
+            seconds.add((role, "ran"), stage["ran_ms"] / 1000.0)
+            if stage["network_ms"]:  # a stage at this node has none; zeros would hide the others
+                seconds.add((role, "network"), stage["network_ms"] / 1000.0)
             self._stage_batch_items.add((role,), stage["batch_size"])
             self._stage_attempts.add((role,), stage["attempts"])
 
