@@ -40,12 +40,14 @@ class Contestant:
         path: of the POST.
         commands: returns the processes to start, given a port and a folder.
         peer: the environment that it needs, "" for the mesh's own.
+        nests: whether a request is a batch of one row, as BentoML has it.
     """
 
     title: str
     path: str
     commands: Callable[[int, Path], Sequence[Sequence[str]]]
     peer: str = ""
+    nests: bool = False
 
     @property
     def is_installed(self) -> bool:
@@ -103,22 +105,23 @@ CONTESTANTS = {
         "Mosec, orjson and 1 ms window", "/inference", peers_own("mosec", "tuned"), "mosec"
     ),
     "litserve": Contestant("LitServe", "/", peers_own("litserve"), "litserve"),
-    "bentoml": Contestant("BentoML", "/", peers_own("bentoml"), "bentoml"),
+    "bentoml": Contestant("BentoML", "/", peers_own("bentoml"), "bentoml", nests=True),
     "ray": Contestant("Ray Serve", "/", peers_own("ray"), "ray"),
 }
 
 
-def bodies() -> list[bytes]:
+def bodies(*, nests: bool = False) -> list[bytes]:
     """Return what is asked, in turn."""
     rows = mlp.inputs(BODIES).astype(float).round(4).tolist()
-    return [json.dumps({"x": row}, separators=(",", ":")).encode() for row in rows]
+    asked = [{"x": [row] if nests else row} for row in rows]
+    return [json.dumps(each, separators=(",", ":")).encode() for each in asked]
 
 
 def check(name: str, url: str, asked: Sequence[bytes]) -> None:
     """Raise unless the contestant answers with the model's answers."""
     layers = 3 if name == "mesh-chain" else 1
     for body in asked[:8]:
-        expected = np.array([json.loads(body)["x"]], dtype=np.float32)
+        expected = np.array(json.loads(body)["x"], dtype=np.float32).reshape(1, -1)
         for _ in range(layers):
             expected = mlp.forward(expected)
         answer = json.loads(post(url, body))
@@ -148,14 +151,16 @@ def ask(server: Server, path: str, connections: int, seconds: float, file: Path)
     return figures
 
 
-def play(name: str, given: argparse.Namespace, file: Path) -> dict[int, Figures]:
+def play(name: str, given: argparse.Namespace) -> dict[int, Figures]:
     """Return one contestant's figures of one round, by connections."""
     contestant = CONTESTANTS[name]
-    asked = file.read_bytes().splitlines()
+    asked = bodies(nests=contestant.nests)
     with (
         tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder,
         contestant.start(Path(folder), asked[0]) as server,
     ):
+        file = Path(folder) / "bodies.jsonl"
+        file.write_bytes(b"\n".join(asked))
         if name != "ceiling":
             check(name, f"http://127.0.0.1:{server.port}{contestant.path}", asked)
         return {
@@ -167,18 +172,15 @@ def play(name: str, given: argparse.Namespace, file: Path) -> dict[int, Figures]
 def measure(given: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[int, list[Figures]]]:
     """Return every run, by contestant and connections."""
     found: dict[str, dict[int, list[Figures]]] = {name: {} for name in names}
-    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
-        file = Path(folder) / "bodies.jsonl"
-        file.write_bytes(b"\n".join(bodies()))
-        for turn in range(given.rounds):
-            # Each starts from another place and every second round runs backwards.
-            order = [*names[turn % len(names) :], *names[: turn % len(names)]]
-            for name in order if turn % 2 == 0 else reversed(order):
-                runs = play(name, given, file)
-                for connections, figures in runs.items():
-                    found[name].setdefault(connections, []).append(figures)
-                shown = ", ".join(f"{n}: {r['requests_per_s']:,.0f}/s" for n, r in runs.items())
-                progress(f"round {turn + 1}/{given.rounds}  {name:20} {shown}")
+    for turn in range(given.rounds):
+        # Each starts from another place and every second round runs backwards.
+        order = [*names[turn % len(names) :], *names[: turn % len(names)]]
+        for name in order if turn % 2 == 0 else reversed(order):
+            runs = play(name, given)
+            for connections, figures in runs.items():
+                found[name].setdefault(connections, []).append(figures)
+            shown = ", ".join(f"{n}: {r['requests_per_s']:,.0f}/s" for n, r in runs.items())
+            progress(f"round {turn + 1}/{given.rounds}  {name:20} {shown}")
     return found
 
 
