@@ -29,9 +29,9 @@ from tools import fleet
 from tools.fleet import Node, NodeDied
 
 QUESTIONS = (
-    "How do I parse a date from a string?",
-    "How do I read a CSV file row by row?",
-    "How do I split a path into its folder and its file name?",
+    "How do I copy a whole directory tree?",
+    "How do I encode bytes as base64?",
+    "How do I count how often each word occurs?",
 )
 FOLDER = fleet.PROJECT / "var" / "demo"
 ANSWER_S_MAX = 120.0
@@ -86,7 +86,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.demo",
         description="Start three nodes on this machine and ask them questions.",
-        epilog='example: python -m tools.demo "How do I copy a whole directory tree?"',
+        epilog='example: python -m tools.demo "How do I read a CSV file row by row?"',
     )
     parser.add_argument("question", nargs="*", help="what to ask instead of the demo's questions")
     parser.add_argument(
