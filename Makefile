@@ -7,7 +7,7 @@ PY     := $(VENV)/bin/python
 PINNED := $(VENV)/.pinned
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test check format lock bench clean
 
 help:   ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,13 @@ format: $(PINNED)   ## write the format that `make check` wants
 
 lock: $(PINNED)   ## resolve and pin all packages anew
 	@$(PY) -m tools.lock
+
+bench: setup   ## measure everything, beside the peers that are installed
+	@$(PY) -m bench --all
+
+.PHONY: bench-peers
+bench-peers: $(PINNED)   # the peers, each in an environment of its own
+	@$(PY) -m bench.peers
 
 clean:   ## remove what the targets above made here (not ~/.cache/mesh)
 	rm -rf $(VENV) var output .pytest_cache .mypy_cache .ruff_cache .hypothesis
