@@ -5,6 +5,8 @@ Shell: reads files and starts the engine's thread. Used by `roles.generate`.
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +83,9 @@ def open_engine(
     tokenizer = open_tokenizer(path, checkpoint.metadata, shape.end_tokens)
     context = min(settings.context_max, shape.context)
     stage, ends = _load(checkpoint, settings, cap=blocks(context) * BLOCK)
+    del checkpoint  # and with it the mapped file
     _warm(stage, ends)
+    _give_back_heap()
     ledger = Ledger(settings.sequences_max, context, _budget(settings, stage, context))
     engine = Engine(
         Whole(stage, ends),
@@ -124,3 +128,11 @@ def _warm(stage: Stage, ends: Ends) -> None:
     x = stage.prefill(ends.embed([0] * count, range(count)), 0, 0)
     token = ends.best(x[-1:])
     ends.best(stage.decode(ends.embed(token, [count]), stage.rows([0], [count])))
+
+
+def _give_back_heap() -> None:
+    """Return to the system what reading left in the heap: 160 MB for SmolLM2, of 660."""
+    name = ctypes.util.find_library("c")
+    trim = getattr(ctypes.CDLL(name), "malloc_trim", None) if name else None
+    if trim is not None:  # glibc has it, other C libraries need not
+        trim(0)

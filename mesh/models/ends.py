@@ -3,7 +3,8 @@
 Arithmetic; used by `llm.engine` on the node that samples. Quantised products round their
 results to bf16, too coarse to tell the best token from the second best (0.125 at 16). So
 the quantised matrix only screens: the best `SCREENED` of a row are computed again from the
-table's own numbers in float32.
+table's own numbers in float32. And as it only screens, 4 bits do: the output matrix of a small
+model is a fifth of what a step reads.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from torch.nn.functional import linear
 
 from mesh.models.checkpoint import Checkpoint
 from mesh.models.decoder import read_norm
-from mesh.models.quantize import GROUP, Blocks, Int8, Weight
+from mesh.models.quantize import GROUP, Blocks, Int4, Int8, Weight, to_int4
 
-SCREENED = 32  # bf16 keeps 8 bits: more than this many within 2 % of the best were never seen
+# In 4,000 steps of SmolLM2 the best token was never below place 7 of the 4-bit screen, and in
+# first place in 92 % of them; of an 8-bit one, never below place 3.
+SCREENED = 64
 
 
 class Table:
@@ -62,7 +65,7 @@ class Ends:
 
         Args:
             checkpoint: the opened model.
-            form: "float32" computes every score exactly; any other screens in int8.
+            form: "float32" computes every score exactly; any other screens.
         """
         shape = checkpoint.architecture
         self._shape = shape
@@ -75,19 +78,21 @@ class Ends:
         self._head = self._embed
         if not shape.is_tied:
             self._head = Table(checkpoint.read("head.weight"), dtype)
-        self._exact: Tensor | None = None
-        self._screen: Int8 | None = None
-        if form == "float32":
-            self._exact = self._head.dense()
-        else:
-            self._screen = Int8(self._head.dense(), has_wide=False)
+        dense = self._head.dense()
+        self._exact: Tensor | None = dense if form == "float32" else None
+        # 4 bits find the best; 8 bits where all scores count, because chance is drawn from them.
+        self._screen: Int4 | Int8 | None = None
+        self._coarse: Int8 | None = None
+        if form != "float32":
+            self._coarse = Int8(dense, has_wide=False)
+            self._screen = _four_bits(dense) if dense.shape[1] % GROUP == 0 else self._coarse
 
     def size_bytes(self) -> int:
         """Return what tables and matrices take."""
         tables = {id(table): table.size_bytes for table in (self._embed, self._head)}
-        screen = self._screen.size_bytes if self._screen else 0
+        screens = {id(each): each.size_bytes for each in (self._screen, self._coarse) if each}
         exact = 4 * self._exact.numel() if self._exact is not None else 0
-        return sum(tables.values()) + screen + exact
+        return sum(tables.values()) + sum(screens.values()) + exact
 
     def embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
         """Return `[M, C]` float32."""
@@ -101,7 +106,8 @@ class Ends:
         normed = self._norm.wide(x, self._shape.norm_eps)
         if self._exact is not None:
             return linear(normed, self._exact).argmax(-1).tolist()  # type: ignore[no-any-return]
-        _, ids, scores = self._screened(normed)
+        assert self._screen is not None
+        _, ids, scores = self._screened(self._screen, normed)
         return ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0].tolist()  # type: ignore[no-any-return]
 
     def scores(self, x: Tensor) -> Tensor:
@@ -109,14 +115,21 @@ class Ends:
         normed = self._norm.wide(x, self._shape.norm_eps)
         if self._exact is not None:
             return linear(normed, self._exact)
-        coarse, ids, scores = self._screened(normed)
+        assert self._coarse is not None
+        coarse, ids, scores = self._screened(self._coarse, normed)
         return coarse.to(torch.float32).scatter_(1, ids, scores)
 
-    def _screened(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return coarse `[M, V]`, then ids and exact scores `[M, 32]` of the best."""
-        assert self._screen is not None
-        coarse = self._screen.narrow(normed.to(torch.bfloat16))
+    def _screened(self, screen: Int4 | Int8, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return coarse `[M, V]`, then ids and exact scores `[M, 64]` of the best."""
+        coarse = screen.narrow(normed.to(torch.bfloat16))[:, : self._shape.vocabulary]
         ids = coarse.topk(min(SCREENED, coarse.shape[1]), sorted=False).indices
         # Not a matrix product: its kernels, and so its last bits, change with the number of rows.
         exact = self._head.rows(ids).mul_(normed[:, None]).sum(-1)
         return coarse, ids, exact
+
+
+def _four_bits(dense: Tensor) -> Int4:
+    """Return the matrix in 4 bits, with rows of zeros up to a multiple of 16."""
+    padded = torch.zeros(-(-dense.shape[0] // 16) * 16, dense.shape[1])
+    padded[: dense.shape[0]] = dense
+    return Int4(to_int4(padded), has_wide=False)
