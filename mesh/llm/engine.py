@@ -13,71 +13,22 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 from mesh.errors import Cancelled, DeadlineExceeded, MeshError, Overloaded, RoleError, TooLarge
+from mesh.llm.ask import Ask, Finish, Said
 from mesh.llm.runner import Runner, Wish
 from mesh.llm.scheduler import Action, Cancel, Emit, Ended, GiveBack, Scheduler, Step, Submit
 from mesh.llm.sequence import Reason, Sequence
 from mesh.llm.text import Detokenizer, StopFinder
 from mesh.machine import TICK
-from mesh.models.sampling import Choice, Sampling
+from mesh.models.sampling import Choice
+
+__all__ = ["Ask", "Engine", "Finish", "Said", "Stream"]
 
 SMOOTH = 0.05  # weight of the newest step in the mean step time: about the last twenty
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What is wanted of the model.
-
-    Attributes:
-        prompt: tokens.
-        sampling: how tokens are chosen.
-        tokens_max: of the answer.
-        tokens_min: it does not end before.
-        stops: strings that end it; they are not part of it.
-        ends: tokens that end it; empty to ignore them.
-        deadline_s: monotonic.
-        priority: lower goes first.
-    """
-
-    prompt: tuple[int, ...]
-    sampling: Sampling = field(default_factory=Sampling)
-    tokens_max: int = 128
-    tokens_min: int = 0
-    stops: tuple[str, ...] = ()
-    ends: frozenset[int] = frozenset()
-    deadline_s: float = float("inf")
-    priority: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """How an answer went.
-
-    Attributes:
-        batch_size: the most sequences that shared a step with it, itself included.
-        queued_ms: from its arrival to its first step.
-        ran_ms: from its first step to its end.
-    """
-
-    reason: Reason
-    prompt_tokens: int
-    answer_tokens: int
-    queued_ms: float
-    ran_ms: float
-    batch_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What is new of an answer: tokens with what is known of their odds, and text."""
-
-    choices: tuple[Choice, ...]
-    text: str
-    finish: Finish | None = None
 
 
 @dataclass(slots=True)
@@ -169,6 +120,9 @@ class _Counts:
     ended: dict[str, int] = field(default_factory=dict)
 
 
+_Item = tuple[_Voice, Ask] | int | Callable[[], None] | None
+
+
 class Engine:
     """One model, its scheduler and its thread."""
 
@@ -193,7 +147,7 @@ class Engine:
         self._runner, self._scheduler, self._decode = runner, scheduler, decode
         self._prepare, self._report = prepare, report
         self._ids = itertools.count(1)
-        self._inbox: queue.SimpleQueue[tuple[_Voice, Ask] | int | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._voices: dict[int, _Voice] = {}
         self._wishes: dict[int, Wish] = {}
         self._outbox: list[tuple[Stream, Said]] = []
@@ -215,6 +169,7 @@ class Engine:
             ends=ask.ends,
             deadline_s=ask.deadline_s,
             priority=ask.priority,
+            answer=list(ask.said),
         )
         voice = _Voice(
             stream=stream,
@@ -229,6 +184,10 @@ class Engine:
     def cancel(self, id_: int) -> None:
         """End an answer that nobody reads; unknown ones are left alone."""
         self._inbox.put(id_)
+
+    def post(self, job: Callable[[], None]) -> None:
+        """Run something in the thread, before its next step."""
+        self._inbox.put(job)
 
     def close(self) -> None:
         """End every answer and the thread; waits for the step at hand."""
@@ -259,14 +218,19 @@ class Engine:
         self._prepare()
         while not self._is_closed:
             self._perform(self._scheduler.handle(TICK, time.monotonic()))
-            step = self._scheduler.next_step()
-            if step is not None:
-                self._make(step)
+            has_made = self._turn()
             self._hand_over()
-            self._take(wait=step is None)
+            self._take(wait=not has_made)
         for id_ in list(self._voices):
             self._perform(self._scheduler.handle(Cancel(id_), time.monotonic()))
         self._hand_over()
+
+    def _turn(self) -> bool:
+        """Make a step; return whether one was due."""
+        step = self._scheduler.next_step()
+        if step is not None:
+            self._make(step)
+        return step is not None
 
     def _take(self, *, wait: bool) -> None:
         """Take what has come; wait for something, or for a deadline, where nothing is due."""
@@ -280,36 +244,55 @@ class Engine:
         except queue.Empty:
             return
 
-    def _admit(self, item: tuple[_Voice, Ask] | int | None) -> None:
+    def _admit(self, item: _Item) -> None:
         now_s = time.monotonic()
         if isinstance(item, int):
             self._perform(self._scheduler.handle(Cancel(item), now_s))
-        elif item is not None:
-            voice, _ = item
+        elif isinstance(item, tuple):
+            voice, ask = item
             sequence = voice.wish.sequence
             self._voices[sequence.id] = voice
             self._wishes[sequence.id] = voice.wish
+            if ask.said:
+                self._tell(voice, "".join(voice.stops.push(voice.text.push(t)) for t in ask.said))
             self._perform(self._scheduler.handle(Submit(sequence), now_s))
+            if voice.stops.is_found:
+                self._perform(self._scheduler.handle(Cancel(sequence.id, Reason.STOP), now_s))
+        elif item is not None:
+            item()
 
     def _make(self, step: Step) -> None:
         started_s = time.monotonic()
-        members = step.ids()
-        for id_ in members:
-            voice = self._voices[id_]
-            voice.started_s = voice.started_s or started_s
-            voice.batch_size = max(voice.batch_size, len(members))
+        self._begin(step, started_s)
         choices: dict[int, Choice] = {}
         try:
             choices = self._runner.run(step, self._wishes)
         except Exception as error:  # noqa: BLE001 - the thread's root: whoever took part is told
-            self._report(error)
-            for id_ in members:
-                self._scheduler.handle(Cancel(id_, Reason.FAILED), started_s)
+            self._fail(step, error)
+        self._settle(step, choices)
+        self._count(step, time.monotonic() - started_s, len(choices))
+
+    def _begin(self, step: Step, now_s: float) -> None:
+        members = step.ids()
+        for id_ in members:
+            voice = self._voices[id_]
+            voice.started_s = voice.started_s or now_s
+            voice.batch_size = max(voice.batch_size, len(members))
+
+    def _fail(self, step: Step, error: BaseException) -> None:
+        """End everybody in a step that could not be computed, once it is settled."""
+        self._report(error)
+        for id_ in step.ids():
+            self._scheduler.handle(Cancel(id_, Reason.FAILED), 0.0)
+
+    def _settle(
+        self, step: Step, choices: Mapping[int, Choice], ids: Iterable[int] | None = None
+    ) -> None:
         for id_, choice in choices.items():
             self._voices[id_].choices.append(choice)
         tokens = {id_: choice.token for id_, choice in choices.items()}
-        self._perform(self._scheduler.settle(step, tokens))
-        self._count(step, time.monotonic() - started_s, len(tokens))
+        members = None if ids is None else list(ids)
+        self._perform(self._scheduler.settle(step, tokens, members))
 
     def _count(self, step: Step, took_s: float, tokens: int) -> None:
         counts = self._counts

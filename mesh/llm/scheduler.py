@@ -21,7 +21,7 @@ Rules, in order of authority:
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from mesh.llm.blocks import BLOCK, Ledger
@@ -105,6 +105,11 @@ class Step:
         members = {row.id for row in self.rows}
         return members | {self.chunk.id} if self.chunk else members
 
+    def asking(self) -> list[int]:
+        """Return who asks for a token: the chunk's sequence, then the rows'."""
+        first = [self.chunk.id] if self.chunk and self.chunk.is_last else []
+        return first + [row.id for row in self.rows if row.is_last]
+
 
 class Scheduler:
     """The waiting, the running, and the memory they hold."""
@@ -159,6 +164,8 @@ class Scheduler:
             return [Ended(sequence.id, Reason.TOO_LARGE)]
         if len(self._waiting) >= self._queue_max:
             return [Ended(sequence.id, Reason.OVERLOADED)]
+        if sequence.answer and (reason := sequence.ending()):
+            return [Ended(sequence.id, reason)]  # begun elsewhere, and complete
         self._order += 1
         sequence.order = self._order
         self._all[sequence.id] = sequence
@@ -195,14 +202,20 @@ class Scheduler:
 
     # --- steps -------------------------------------------------------------------------
 
-    def next_step(self) -> Step | None:
-        """Return the next step, or None when nobody is due; it must be settled."""
+    def next_step(self, *, speakers_max: int | None = None, has_chunk: bool = True) -> Step | None:
+        """Return the next step, or None when nobody is due; it must be settled.
+
+        Args:
+            speakers_max: no more than that many speak in it; None for all, 0 for a chunk only.
+            has_chunk: whether it may read a piece of a prompt.
+        """
         self._admit()
         self._make_room()
         due = [each for each in self._running.values() if not each.is_busy]
-        chunk = next((self._next_chunk(each) for each in due if self._reads(each)), None)
+        reading = (self._next_chunk(each) for each in due if has_chunk and self._reads(each))
+        chunk = next(reading, None)
         speaking = sorted((each for each in due if not self._reads(each)), key=lambda s: s.slot)
-        rows = tuple(row for each in speaking for row in self._next_rows(each))
+        rows = tuple(row for each in speaking[:speakers_max] for row in self._next_rows(each))
         if chunk is None and not rows:
             return None
         step = Step(chunk, rows)
@@ -210,10 +223,20 @@ class Scheduler:
             self._all[id_].is_busy = True
         return step
 
-    def settle(self, step: Step, tokens: Mapping[int, int]) -> list[Action]:
-        """Take what a step gave: a token for each sequence that asked for one."""
+    def settle(
+        self, step: Step, tokens: Mapping[int, int], ids: Collection[int] | None = None
+    ) -> list[Action]:
+        """Take what a step gave: a token for each sequence that asked for one.
+
+        Args:
+            step: from `next_step`.
+            tokens: by sequence.
+            ids: whom of the step to settle; everybody by default. Who asked for no token may
+                be settled as soon as the step is on its way, if steps are made in order.
+        """
         actions: list[Action] = []
-        for id_ in sorted(step.ids(), key=lambda id_: self._all[id_].order):
+        members = step.ids() if ids is None else ids
+        for id_ in sorted(members, key=lambda id_: self._all[id_].order):
             sequence = self._all[id_]
             sequence.is_busy = False
             self._advance(sequence, step)
@@ -295,6 +318,24 @@ class Scheduler:
         sequence.preempted += 1
         self._preemptions += 1
         self._enqueue(sequence)
+
+    def reset(self) -> list[Action]:
+        """Let everybody who runs begin again with prompt and answer: their memory is lost.
+
+        Steps under way are forgotten; they must not be settled.
+        """
+        actions: list[Action] = []
+        for sequence in list(self._running.values()):
+            sequence.is_busy = False
+            if sequence.doom is not None:
+                actions += self._end(sequence.id, sequence.doom)
+            else:
+                self._preempt(sequence)
+        return actions + self._returned()
+
+    def speakers(self) -> int:
+        """Return how many sequences run and have read their prompts."""
+        return sum(not self._reads(each) for each in self._running.values())
 
     # --- what can be seen --------------------------------------------------------------
 
