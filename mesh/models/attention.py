@@ -69,8 +69,10 @@ class KeyValues:
         shape = (2, slots, self.heads, cap, self.head_width)
         self.layer_bytes = 4 * prod(shape)
         self.position_bytes = 8 * layers * self.heads * self.head_width
-        # An anonymous mapping reads as zeros and takes no memory before it is written.
-        self._memory = [mmap.mmap(-1, self.layer_bytes) for _ in range(layers)]
+        # An anonymous mapping reads as zeros and takes no memory before it is written. Private:
+        # what is given back of a shared one would keep its content.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._memory = [mmap.mmap(-1, self.layer_bytes, flags=flags) for _ in range(layers)]
         self.layers = [
             torch.frombuffer(memory, dtype=torch.float32).view(shape) for memory in self._memory
         ]

@@ -43,6 +43,9 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 
+# What values that make no sense lead to, on the way through the head.
+_BROKEN = (struct.error, ValueError, LookupError, ArithmeticError, TypeError)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -68,11 +71,11 @@ class GgufFile:
         Raises:
             SetupError: it is no GGUF file of a known version, or its end is missing.
         """
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self.metadata, self.places = _read(_Cursor(self._map))
-        except (struct.error, UnicodeDecodeError, ValueError, KeyError) as error:
+        except _BROKEN as error:
             raise SetupError(f"{path}: not a GGUF file that can be read: {error}") from error
         for name, place in self.places.items():
             if place.offset + place.size_bytes > len(self._map):

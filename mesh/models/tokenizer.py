@@ -67,6 +67,11 @@ class Tokenizer:
         """Return the text of the tokens, without special ones."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
+    def name(self, token: int) -> str:
+        """Return one token as text; special ones by their names."""
+        text = str(self.backend.decode([token], skip_special_tokens=False))
+        return text or str(self.backend.id_to_token(token) or "")
+
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the prompt which asks for the assistant's next message.
 
