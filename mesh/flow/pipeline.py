@@ -24,6 +24,7 @@ from mesh.policy.request import Request
 from mesh.settings.topology import Pipeline, Topology
 from mesh.wire.messages import Fields
 
+TOKENS = ("prompt_tokens", "answer_tokens", "finish")  # what `generate` counts, kept in the trace
 EVENTS_MAX = 64  # parts of a stream that wait for a slow reader; then the role waits
 
 
@@ -275,6 +276,8 @@ def stage_trace(name: str, role: str, answered: Answered) -> dict[str, Any]:
     }
     if answered.version:
         told["version"] = answered.version
+    if "answer_tokens" in answered.fields:  # of a language model: what it costs
+        told |= {name: answered.fields.get(name) for name in TOKENS}
     return told
 
 

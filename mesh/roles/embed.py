@@ -16,10 +16,10 @@ CHARS_PER_TOKEN = 4  # of English; only a batch's cost depends on it
 
 
 class Embed(Role):
-    """Turns a text into a normalised vector, float32 [C]."""
+    """Turns a text into a normalised vector, float32 [C]; counts its tokens where asked to."""
 
-    takes: ClassVar[Mapping[str, Any]] = {"text": str}
-    gives: ClassVar[tuple[str, ...]] = ("vector",)
+    takes: ClassVar[Mapping[str, Any]] = {"text": str, "counts": bool | None}
+    gives: ClassVar[tuple[str, ...]] = ("vector", "tokens")
 
     encoder: (
         Any  # mesh.models.encoder.Encoder; torch comes with `load`: every node reads this class
@@ -41,7 +41,12 @@ class Embed(Role):
     def run(self, batch: Sequence[Fields]) -> Sequence[Fields | Exception]:
         """Embed all texts of the batch at once."""
         vectors = self.encoder.encode([item["text"] for item in batch])
-        return [{"vector": vector} for vector in vectors]
+        answers: list[Fields | Exception] = [{"vector": vector} for vector in vectors]
+        for at, item in enumerate(batch):
+            if item.get("counts"):
+                (ids,) = self.encoder.tokenize([item["text"]])
+                answers[at] = {"vector": vectors[at], "tokens": len(ids)}
+        return answers
 
     def statistics(self) -> dict[str, Any]:
         """Return the model and its width."""

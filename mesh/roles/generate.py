@@ -1,14 +1,14 @@
 """Answers with a language model: query, documents → answer, piece by piece.
 
 Shell: owns an `llm.engine.Engine`; torch comes with `load`. Besides the question of the
-demo it takes a bare `prompt`, or chat `messages`.
+demo it takes a `prompt` to go on from (text or tokens), chat `messages`, or a bare `text`.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar
 
@@ -33,9 +33,12 @@ class Generate(StreamRole):
     takes: ClassVar[Mapping[str, Any]] = {
         "query": str | None,
         "documents": list | None,
-        "prompt": str | None,
+        "prompt": str | list | None,  # text, or ids of tokens
         "messages": list | None,
+        "text": str | None,  # a message to a chat model, a prompt to another
         "tokens_max": int | None,
+        "tokens_min": int | None,
+        "ignores_ends": bool | None,
         "temperature": float | None,
         "top_k": int | None,
         "top_p": float | None,
@@ -45,8 +48,15 @@ class Generate(StreamRole):
         "frequency": float | None,
         "seed": int | None,
         "stop": list | None,
+        "logprobs": int | None,  # how many alternatives to tell of each token
     }
-    gives: ClassVar[tuple[str, ...]] = ("answer", "finish", "prompt_tokens", "answer_tokens")
+    gives: ClassVar[tuple[str, ...]] = (
+        "answer",
+        "finish",
+        "prompt_tokens",
+        "answer_tokens",
+        "logprobs",
+    )
     options: ClassVar[Mapping[str, Any]] = {
         # How a question is put.
         "system": SYSTEM,
@@ -97,11 +107,13 @@ class Generate(StreamRole):
         """Yield the answer as it is made.
 
         Raises:
-            Unprocessable: neither query, prompt nor messages, or an option out of range.
+            Unprocessable: neither query, prompt, messages nor text, or an option out of range.
             TooLarge: the prompt leaves no room for an answer.
         """
         ask = self._ask(item, request)
-        trim = Prefix(PREFIX if item.get("query") is not None else "")
+        is_question = item.get("query") is not None
+        trim = Prefix(PREFIX if is_question else "")
+        odds: list[Fields] | None = None if item.get("logprobs") is None else []
         answer = ""
         async with aclosing(self.opened.engine.submit(ask)) as said:
             async for part in said:
@@ -109,10 +121,17 @@ class Generate(StreamRole):
                 if part.finish is not None:
                     text += trim.flush()
                 answer += text
-                if text:
+                new = [] if odds is None else self._odds(part.choices, ask.ends)
+                if new:
+                    assert odds is not None
+                    odds += new
+                    yield Piece({"logprobs": new, "answer": text})
+                elif text:
                     yield Piece({"answer": text})
                 if part.finish is not None:
-                    yield self._whole(answer, part.finish)
+                    # A question's answer stands alone; what goes on from a prompt keeps its blanks.
+                    whole = answer.strip() if is_question else answer
+                    yield self._whole(whole, part.finish, odds)
 
     def statistics(self) -> dict[str, Any]:
         """Return the model, its size, and what the engine does."""
@@ -134,14 +153,28 @@ class Generate(StreamRole):
     def _report(self, error: BaseException) -> None:
         log.error("llm.step_failed", exc_info=error)
 
-    def _whole(self, answer: str, finish: Any) -> Whole:
-        return Whole(
+    def _odds(self, choices: Sequence[Any], ends: Container[int]) -> list[Fields]:
+        """Return tokens with their odds, as JSON can hold them; an end token is no text."""
+        name = self.opened.tokenizer.name
+        return [
             {
-                "answer": answer.strip(),
-                "finish": finish.reason.value,
-                "prompt_tokens": finish.prompt_tokens,
-                "answer_tokens": finish.answer_tokens,
-            },
+                "token": name(choice.token),
+                "logprob": choice.logprob,
+                "top": [[name(token), logprob] for token, logprob in choice.alternatives],
+            }
+            for choice in choices
+            if choice.token not in ends
+        ]
+
+    def _whole(self, answer: str, finish: Any, odds: list[Fields] | None) -> Whole:
+        fields: Fields = {
+            "answer": answer,
+            "finish": finish.reason.value,
+            "prompt_tokens": finish.prompt_tokens,
+            "answer_tokens": finish.answer_tokens,
+        }
+        return Whole(
+            fields if odds is None else fields | {"logprobs": odds},
             queued_ms=finish.queued_ms,
             ran_ms=finish.ran_ms,
             batch_size=finish.batch_size,
@@ -158,15 +191,18 @@ class Generate(StreamRole):
         stops = self._given(item, "stop")
         if len(stops) > STOPS_MAX or not all(isinstance(stop, str) for stop in stops):
             raise Unprocessable(f"stop: expected up to {STOPS_MAX} strings")
-        tokens_max = self._given(item, "tokens_max")
+        tokens_max, tokens_min = self._given(item, "tokens_max"), item.get("tokens_min") or 0
         if tokens_max < 1:
             raise Unprocessable(f"tokens_max: expected at least 1, found {tokens_max}")
+        if not 0 <= tokens_min <= tokens_max:
+            raise Unprocessable(f"tokens_min: expected 0 to {tokens_max}, found {tokens_min}")
         return Ask(
             prompt=prompt,
             sampling=self._sampling(item),
             tokens_max=min(tokens_max, room),
+            tokens_min=tokens_min,
             stops=tuple(stops),
-            ends=self.opened.tokenizer.ends,
+            ends=frozenset() if item.get("ignores_ends") else self.opened.tokenizer.ends,
             deadline_s=request.deadline_s,
             priority=int(request.priority),
         )
@@ -175,7 +211,8 @@ class Generate(StreamRole):
         from mesh.models.sampling import Sampling
 
         names = ("temperature", "top_k", "top_p", "min_p", "repetition", "presence", "frequency")
-        return Sampling(**{name: self._given(item, name) for name in (*names, "seed")})
+        given = {name: self._given(item, name) for name in (*names, "seed")}
+        return Sampling(**given, logprobs=item.get("logprobs"))
 
     def _given(self, item: Fields, name: str) -> Any:
         value = item.get(name)
@@ -183,14 +220,21 @@ class Generate(StreamRole):
 
     def _prompt(self, item: Fields) -> list[int]:
         tokenizer = self.opened.tokenizer
-        if item.get("prompt") is not None:
-            return tokenizer.encode(item["prompt"])  # type: ignore[no-any-return]
+        prompt = item.get("prompt")
+        if isinstance(prompt, list):
+            return _tokens(prompt, self.opened.architecture.vocabulary)
+        if prompt is None and item.get("text") is not None and not tokenizer.template:
+            prompt = item["text"]
+        if prompt is not None:
+            return tokenizer.encode(prompt)  # type: ignore[no-any-return]
         if item.get("messages") is not None:
             messages = _checked(item["messages"])
+        elif item.get("text") is not None:
+            messages = [{"role": "user", "content": item["text"]}]
         elif item.get("query") is not None:
             messages = self._question(item["query"], item.get("documents") or [])
         else:
-            raise Unprocessable("expected one of query, prompt, messages")
+            raise Unprocessable("expected one of query, prompt, messages, text")
         return tokenizer.encode(tokenizer.chat(messages), is_chat=True)  # type: ignore[no-any-return]
 
     def _question(self, query: str, documents: Sequence[Any]) -> list[dict[str, str]]:
@@ -259,6 +303,15 @@ def context_lines(documents: Sequence[Any], content_chars_max: int) -> str:
         content = " ".join(str(document.get("content", "")).split())[:content_chars_max]
         lines.append(f"- {document.get('title', '')}: {content}")
     return "\n".join(lines)
+
+
+def _tokens(ids: list[Any], vocabulary: int) -> list[int]:
+    """Return a prompt that came as tokens."""
+    for id_ in ids:
+        if type(id_) is not int or not 0 <= id_ < vocabulary:
+            most = vocabulary - 1
+            raise Unprocessable(f"prompt: expected tokens from 0 to {most}, found {id_!r}")
+    return ids
 
 
 def _checked(messages: Sequence[Any]) -> list[dict[str, str]]:

@@ -31,7 +31,8 @@ class Rerank(Role):
 
     Candidates are ids in the index, with their similarities in `scores` if they are known;
     or `documents`: texts, or objects with `title` and `content`, whose place in the list
-    then is their id.
+    then is their id. `top` asks for another number of them than the role's own, and `brief`
+    for ids and scores without the texts.
     """
 
     takes: ClassVar[Mapping[str, Any]] = {
@@ -39,10 +40,12 @@ class Rerank(Role):
         "ids": list | None,
         "scores": list | None,
         "documents": list | None,
+        "top": int | None,
+        "brief": bool | None,
     }
     gives: ClassVar[tuple[str, ...]] = ("documents",)
     options: ClassVar[Mapping[str, Any]] = {
-        "index": "stdlib",  # a folder, or a name in the cache's index folder
+        "index": "stdlib",  # a folder, or a name in the cache's index folder; "": given texts only
         "top": 5,  # documents that go on
         "content_chars_max": 2000,  # of each: what goes on travels to the next node
         "read_chars_max": 300,  # of each, by late interaction: how it begins says what it is
@@ -61,8 +64,9 @@ class Rerank(Role):
         options = {**self.options, **self.context.options}
         self._top, self._chars_max = int(options["top"]), int(options["content_chars_max"])
         self._is_distinct = bool(options["distinct_titles"])
-        self._folder = index_folder(str(options["index"]), sources.cache_dir())
-        self._store: Store = open_store(self._folder)
+        self._store: Store | None = None
+        if options["index"]:
+            self._store = open_store(index_folder(str(options["index"]), sources.cache_dir()))
         folder = sources.locate(self.context.model)
         self._judge: _LateInteraction | _CrossEncoder = (
             _CrossEncoder(shared_classifier(folder))
@@ -95,7 +99,10 @@ class Rerank(Role):
         weight = self._judge.similarity_weight
         for (at, _, candidates), row, near in zip(jobs, scores, known, strict=True):
             total = [own + weight * other for own, other in zip(row, near, strict=True)]
-            answers[at] = {"documents": self._best(candidates, total)}
+            best = self._best(candidates, total, batch[at].get("top") or self._top)
+            if batch[at].get("brief"):
+                best = [{"id": each["id"], "score": each["score"]} for each in best]
+            answers[at] = {"documents": best}
         return answers
 
     def statistics(self) -> dict[str, Any]:
@@ -104,10 +111,13 @@ class Rerank(Role):
 
     def close(self) -> None:
         """Close the documents."""
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
 
     def _candidates(self, item: Fields) -> list[Document] | Exception:
         if item.get("ids") is not None:
+            if self._store is None:
+                return Unprocessable("rerank: this role has no index; expected documents, not ids")
             # An id without a document (an index newer than the documents) is passed over.
             return [found for found in self._store.fetch(item["ids"]) if found is not None]
         given = item.get("documents")
@@ -115,7 +125,9 @@ class Rerank(Role):
             return Unprocessable("rerank: expected ids or documents, found neither")
         return [_given(at, value) for at, value in enumerate(given)]
 
-    def _best(self, candidates: list[Document], scores: Sequence[float]) -> list[dict[str, Any]]:
+    def _best(
+        self, candidates: list[Document], scores: Sequence[float], top: int
+    ) -> list[dict[str, Any]]:
         order = sorted(range(len(candidates)), key=lambda at: -scores[at])  # stable
         best: list[dict[str, Any]] = []
         titles: set[str] = set()
@@ -132,7 +144,7 @@ class Rerank(Role):
                     "score": round(float(scores[at]), 4),
                 }
             )
-            if len(best) == self._top:
+            if len(best) == top:
                 break
         return best
 

@@ -200,3 +200,31 @@ def test_importing_the_role_loads_no_torch():
     code = "import mesh.roles.generate, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert torch.get_num_threads() >= 1
+
+
+def test_odds_are_told_of_each_token_of_the_text(role):
+    item = {"prompt": "hello", "tokens_max": 6, "logprobs": 2, "ignores_ends": True}
+    *pieces, whole = asyncio.run(parts(role, item))
+    told = [odds for piece in pieces for odds in piece.fields.get("logprobs", [])]
+    assert told == whole.fields["logprobs"]
+    assert len(told) == 6
+    assert all(odds["logprob"] <= 0 and len(odds["top"]) == 2 for odds in told)
+    assert all(odds["top"][0][1] >= odds["logprob"] for odds in told)
+    assert "".join(odds["token"] for odds in told) == whole.fields["answer"]
+    assert "logprobs" not in answer(role, {"prompt": "hello"})
+
+
+def test_prompt_may_be_tokens_and_a_bare_text_goes_as_the_model_likes(role):
+    ids = role.opened.tokenizer.encode("hello")
+    assert answer(role, {"prompt": ids}) == answer(role, {"prompt": "hello"})
+    assert answer(role, {"text": "hello"}) == answer(role, {"prompt": "hello"})
+    for wrong in ([1, 96], [1, -1], [1, "a"], [True]):
+        with pytest.raises(Unprocessable, match="tokens from 0 to 95"):
+            answer(role, {"prompt": wrong})
+
+
+def test_answer_is_as_long_as_the_least_that_is_asked_for(role):
+    for item in ({"tokens_min": 40}, {"ignores_ends": True}):
+        assert answer(role, {"prompt": "hi", "tokens_max": 40, **item})["answer_tokens"] == 40
+    with pytest.raises(Unprocessable, match="tokens_min"):
+        answer(role, {"prompt": "hi", "tokens_max": 4, "tokens_min": 5})

@@ -148,3 +148,21 @@ def test_a_missing_index_ends_the_setup(places, tmp_path):
         loaded(Retrieve, (places[0], str(tmp_path / "none")))
     with pytest.raises(SetupError, match=r"python -m tools\.corpus"):
         loaded(Rerank, (places[0], str(tmp_path / "none")))
+
+
+def test_given_texts_need_no_index_and_may_come_back_as_ids(places):
+    role = loaded(Rerank, places, index="")
+    item = {"query": "parse a date", "documents": ["parse a date", "bake bread", "a date"]}
+    (whole,) = role.run([item])
+    (brief,) = role.run([item | {"top": 2, "brief": True}])
+    expected = [{"id": d["id"], "score": d["score"]} for d in whole["documents"][:2]]
+    assert brief["documents"] == expected
+    (refused,) = role.run([{"query": "x", "ids": [1]}])
+    assert "no index" in str(refused)
+    role.close()
+
+
+def test_tokens_are_counted_where_asked_for(embed):
+    plain, counted = embed.run([{"text": "a date"}, {"text": "a date", "counts": True}])
+    assert set(plain) == {"vector"}
+    assert counted["tokens"] == len(embed.encoder.tokenize(["a date"])[0])
