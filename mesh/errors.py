@@ -5,7 +5,7 @@ is handled, or passed on until a door turns it into an answer.
 
     MeshError
     ├── RequestError           the caller's side; never retried
-    │   ├── BadRequest         400  unreadable: broken JSON, a missing field where a contract says 400
+    │   ├── BadRequest         400  unreadable: broken JSON, or where a contract says 400
     │   ├── Unprocessable      422  readable, but an unknown field or a wrong type
     │   ├── Unauthorized       401
     │   ├── Forbidden          403  a page of another site sent this
@@ -64,6 +64,7 @@ class MeshError(Exception):
         role: str = "",
         request_id: str = "",
         retry_after_s: float | None = None,
+        param: str = "",
     ) -> None:
         super().__init__(message or self.code)
         self.message = message or self.code
@@ -71,6 +72,7 @@ class MeshError(Exception):
         self.role = role
         self.request_id = request_id
         self.retry_after_s = retry_after_s
+        self.param = param  # the field of the body that is wrong, where it is one
 
 
 class RequestError(MeshError):
