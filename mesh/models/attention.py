@@ -162,7 +162,10 @@ class Rotary:
 def rows(
     cache: KeyValues, rotary: Rotary | None, slots: Sequence[int], positions: Sequence[int]
 ) -> Rows:
-    """Return the plan of a decoding step; slots ascend and are distinct."""
+    """Return the plan of a decoding step; slots ascend, and positions within a slot.
+
+    Several rows of one slot are several positions of one sequence: each sees those before it.
+    """
     places, lengths = torch.tensor(slots), torch.tensor(positions)
     turn_q, turn_kv = rotary.rows(lengths) if rotary else (None, None)
     return Rows(

@@ -19,8 +19,8 @@ from mesh.models.checkpoint import Checkpoint
 from mesh.models.decoder import read_norm
 from mesh.models.quantize import GROUP, Blocks, Int4, Int8, Weight, to_int4
 
-# In 4,000 steps of SmolLM2 the best token was never below place 7 of the 4-bit screen, and in
-# first place in 92 % of them; of an 8-bit one, never below place 3.
+# In 4,000 steps of SmolLM2 the best token was never below place 8 of the 4-bit screen, and in
+# first place in 90 % of them; of an 8-bit one, never below place 3.
 SCREENED = 64
 
 
@@ -132,4 +132,5 @@ def _four_bits(dense: Tensor) -> Int4:
     """Return the matrix in 4 bits, with rows of zeros up to a multiple of 16."""
     padded = torch.zeros(-(-dense.shape[0] // 16) * 16, dense.shape[1])
     padded[: dense.shape[0]] = dense
-    return Int4(to_int4(padded), has_wide=False)
+    group = 2 * GROUP if dense.shape[1] % (2 * GROUP) == 0 else GROUP  # fewer scales to read
+    return Int4(to_int4(padded, group), has_wide=False)

@@ -27,15 +27,15 @@ ROWS_NARROW_MAX = 24  # measured on two Zen 4 cores: int4 and bf16 meet at 20 to
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A matrix in groups of 32 along its rows.
+    """A matrix in groups along its rows: of 32 as GGUF has them, or wider.
 
     4 bits: `w = (code - 8)·scale + zero`, codes uint8 in 0..15.
     8 bits: `w = code·scale`, codes int8, `zero` None.
 
     Attributes:
         codes: `[N, K]`.
-        scale: `[N, K/32]` float32.
-        zero: `[N, K/32]` float32, or None.
+        scale: `[N, K/group]` float32.
+        zero: `[N, K/group]` float32, or None.
     """
 
     codes: Tensor
@@ -48,6 +48,11 @@ class Blocks:
         """`(N, K)`."""
         return self.codes.shape[0], self.codes.shape[1]
 
+    @property
+    def group(self) -> int:
+        """How many numbers share a scale."""
+        return self.codes.shape[1] // self.scale.shape[1]
+
     def __getitem__(self, rows: Tensor) -> Blocks:
         """Return those rows, in that order."""
         zero = None if self.zero is None else self.zero[rows]
@@ -56,7 +61,7 @@ class Blocks:
     def dense(self) -> Tensor:
         """Return `[N, K]` float32."""
         rows, columns = self.shape
-        codes = self.codes.view(rows, -1, GROUP).to(torch.float32)
+        codes = self.codes.view(rows, -1, self.group).to(torch.float32)
         if self.zero is None:
             return (codes * self.scale[..., None]).view(rows, columns)
         return ((codes - 8) * self.scale[..., None] + self.zero[..., None]).view(rows, columns)
@@ -99,7 +104,7 @@ class Int4:
     def __init__(self, blocks: Blocks, has_wide: bool = True) -> None:
         assert blocks.zero is not None
         assert can_int4(blocks.shape)
-        self.shape = blocks.shape
+        self.shape, self._group = blocks.shape, blocks.group
         # The bytes' order depends on the processor at hand: never kept, never sent.
         self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
             blocks.codes.to(torch.int32), 1
@@ -113,7 +118,7 @@ class Int4:
 
     def narrow(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16, each row by itself."""
-        return self._multiply(x, self._packed, GROUP, self._scales)  # type: ignore[no-any-return]
+        return self._multiply(x, self._packed, self._group, self._scales)  # type: ignore[no-any-return]
 
     def wide(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16; which kernel runs depends on `M` only."""
@@ -189,9 +194,9 @@ def matrix(weight: Weight, form: str, has_wide: bool = True) -> Matrix:
     return Int8(_dense(weight), has_wide)
 
 
-def to_int4(weight: Tensor) -> Blocks:
-    """Return the matrix in 4 bits: each group of 32 spans its own smallest and largest number."""
-    groups = weight.view(weight.shape[0], -1, GROUP)
+def to_int4(weight: Tensor, group: int = GROUP) -> Blocks:
+    """Return the matrix in 4 bits: each group spans its own smallest and largest number."""
+    groups = weight.view(weight.shape[0], -1, group)
     low, high = groups.amin(-1), groups.amax(-1)
     scale = ((high - low) / 15).clamp(min=1e-8)
     codes = torch.round((groups - low[..., None]) / scale[..., None]).clamp(0, 15)
