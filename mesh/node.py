@@ -17,15 +17,17 @@ from mesh.api import app
 from mesh.api.figures import Figures
 from mesh.api.parts import Parts, Types
 from mesh.errors import SetupError
-from mesh.flow import once
+from mesh.flow import once, takeover
 from mesh.flow.admission import Admission
 from mesh.flow.directory import Directory
 from mesh.flow.duties import Duties, live, own_roles
+from mesh.flow.elastic import Elastic
 from mesh.flow.local import SERVICE, LocalRoles, Reply
 from mesh.flow.once import Once
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
 from mesh.flow.serving import Serving
+from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Facts, Status
 from mesh.models import sources
 from mesh.net.membership import Membership
@@ -35,7 +37,7 @@ from mesh.observe.metrics import Metrics
 from mesh.observe.stats import Lag, Process
 from mesh.observe.traces import Traces
 from mesh.roles import custom
-from mesh.settings.load import Settings
+from mesh.settings.load import Settings, parse_topology
 from mesh.settings.topology import Topology
 from mesh.wire.messages import Answer, Call
 
@@ -52,11 +54,18 @@ class Node:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.topology = settings.node, settings.topology
-        self._topology_text = settings.topology_text
+        self.settings = settings.node
         self.log = logs.named("mesh.node", node=self.settings.name)
+        self.topology, self._topology_text = takeover.newest(
+            settings.topology,
+            settings.topology_text,
+            self.settings.data / takeover.COPY,
+            self._parse,
+            self.log,
+        )
         self.http_address = self.peer_address = ""
         self._stop = asyncio.Event()
+        self._is_leaving = False
         self.serving = Serving()
 
     async def run(self, *, signals: bool = True) -> None:
@@ -99,7 +108,7 @@ class Node:
 
     def why_not_ready(self) -> str:
         """Return why this node should not be sent requests yet or any more, or ""."""
-        if self.admission.is_draining:
+        if self._is_leaving:
             return "draining: this node is about to leave"
         return self.duties.why_not_ready()
 
@@ -116,20 +125,39 @@ class Node:
 
     def _check_files(self) -> None:
         """Report every missing model at once, before anything listens."""
-        problems = []
-        own = own_roles(self.topology, self.settings.name)
-        for name in sorted({role.model for role in own.values() if role.model}):
-            model = self.topology.models[name]
-            try:
-                sources.locate(model.source, model.sha256)
-            except SetupError as error:
-                problems += [f"models.{name}: {problem}" for problem in error.problems]
+        problems = self._missing_models(self.topology)
         try:
             self.settings.data.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             problems.append(f"data: cannot make the folder {str(self.settings.data)!r}: {error}")
         if problems:
             raise SetupError(*problems)
+
+    def _missing_models(self, topology: Topology) -> list[str]:
+        problems: list[str] = []
+        own = own_roles(topology, self.settings.name)
+        for name in sorted({role.model for role in own.values() if role.model}):
+            model = topology.models[name]
+            try:
+                sources.locate(model.source, model.sha256)
+            except SetupError as error:
+                problems += [f"models.{name}: {problem}" for problem in error.problems]
+        return problems
+
+    def _check_models(self, topology: Topology) -> None:
+        problems = self._missing_models(topology)
+        if problems:
+            raise SetupError(*problems)
+
+    def _parse(self, text: str, source: str) -> Topology:
+        """Return a topology that came while this node ran, checked as one that it starts with."""
+        return parse_topology(
+            text,
+            source=source,
+            folder=self.settings.topology.parent,
+            own_name=self.settings.name,
+            kind_of=custom.find,
+        )
 
     def _build_inner(self) -> None:
         """Make the parts that need no address."""
@@ -165,18 +193,25 @@ class Node:
             rng=rng,
             peers=self.peers,
         )
+        self._build_topology()
+        directory = Directory(self.membership, self.takeover.routable)
+        self.elastic = Elastic(self.takeover.duty, self.local, directory)
         self._tell()
-        directory = Directory(self.membership, self._topology)
         self.router = Router(
             directory=directory,
             local=self.local,
             peers=self.peers,
-            topology=self._topology,
+            topology=self.takeover.routable,
             rng=rng,
         )
         self.local.ask = self.router.ask
         self.duties = Duties(
-            settings.name, self._topology, self.local, self.membership, settings.join
+            settings.name,
+            self.takeover.duty,
+            self.local,
+            self.membership,
+            settings.join,
+            settings.limits.drain_s,
         )
         self.pipelines = Pipelines(self._topology, self.router)
         self.once = Once(
@@ -187,6 +222,23 @@ class Node:
         )
         self.peers.serve(once.SERVICE, self._handle_once)
         self._build_door()
+
+    def _build_topology(self) -> None:
+        settings = self.settings
+        self.takeover = Takeover(
+            self.topology,
+            self._topology_text,
+            path=settings.topology,
+            copy=settings.data / takeover.COPY,
+            parse=self._parse,
+            check=self._check_models,
+            membership=self.membership,
+            peers=self.peers,
+            log=self.log,
+            finish_s=settings.limits.drain_s,
+            changed=self._follow_topology,
+        )
+        self.takeover.serve(self.peers)
 
     def _build_door(self) -> None:
         metrics = Metrics()
@@ -200,13 +252,16 @@ class Node:
             pipelines=self.pipelines,
             admission=self.admission,
             process=Process(self._lag),
+            takeover=self.takeover,
         )
         figures.declare(metrics)
         role_types = self._role_types()
-        parts = Parts(
+        self.parts = parts = Parts(
             settings=self.settings,
             topology=self.topology,
             topology_text=self._topology_text,
+            takeover=self.takeover,
+            stop=self.stop,
             pipelines=self.pipelines,
             once=self.once,
             admission=self.admission,
@@ -223,6 +278,16 @@ class Node:
 
     def _topology(self) -> Topology:
         return self.topology
+
+    def _follow_topology(self) -> None:
+        """Let the doors follow the topology in force, and tell the others what is new."""
+        self._tell()
+        if self.takeover.current is self.topology:
+            return
+        self.topology, self._topology_text = self.takeover.current, self.takeover.current_text
+        self.parts.topology, self.parts.topology_text = self.topology, self._topology_text
+        self.parts.role_types = self._role_types()
+        self.parts.input_types = input_types(self.topology, self.parts.role_types)
 
     def _role_types(self) -> dict[str, Types]:
         """Return what each role takes, as far as its class is on this machine."""
@@ -246,6 +311,7 @@ class Node:
                         self.membership.run(),
                         self._lag.run(),
                         self.duties.run(),
+                        self.takeover.run(),
                         self._tell_load(),
                         self._follow_members(),
                         self.router.run(),
@@ -286,10 +352,13 @@ class Node:
             name=settings.name,
             http=settings.advertise.http or self._reachable_http(),
             roles=self.local.ready,
-            topology_epoch=self.topology.mesh.epoch,
+            topology_epoch=self.takeover.next.mesh.epoch,
+            topology_digest=self.takeover.digest,
+            busy=self.elastic.busy,
+            idle=self.elastic.idle,
             load=round(self.local.waiting_s(), 3),
             weight=settings.compute.weight,
-            draining=self.admission.is_draining,
+            draining=self._is_leaving,
             zone=settings.compute.zone,
             memory_mb=settings.compute.memory_mb,
             labels=settings.compute.labels,
@@ -310,7 +379,7 @@ class Node:
     async def _tell_load(self) -> None:
         while True:
             await asyncio.sleep(LOAD_EVERY_S)
-            if abs(self.local.waiting_s() - self._told.load) > LOAD_STEP_S:
+            if self.elastic.look() or abs(self.local.waiting_s() - self._told.load) > LOAD_STEP_S:
                 self._tell()
 
     async def _handle(self, call: Call, reply: Reply) -> Answer:
@@ -326,12 +395,14 @@ class Node:
     # ------------------------------------------------------------------ ending
 
     async def _end(self) -> None:
-        """Refuse what is new, finish what is here, and say goodbye."""
+        """Say so, refuse what is new, finish what is here, and say goodbye."""
         self.log.info("node.draining", active=self.admission.active, serving=self.serving.count)
-        self.admission.drain()
-        self._tell()
         until_s = time.monotonic() + self.settings.limits.drain_s
-        is_idle = await self.admission.wait_idle(self.settings.limits.drain_s)
+        self._is_leaving = True
+        self._tell()
+        await self.duties.hand_over(until_s)
+        self.admission.drain()
+        is_idle = await self.admission.wait_idle(max(0.0, until_s - time.monotonic()))
         is_idle &= await self.serving.wait_idle(max(0.0, until_s - time.monotonic()))
         try:
             async with asyncio.timeout(LEAVE_S):

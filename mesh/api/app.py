@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from aiohttp import http_parser, web
 
-from mesh.api import native, pages, seeds, status
+from mesh.api import admin, native, pages, seeds, status
 from mesh.api.guard import middleware
 from mesh.api.parts import PARTS, Parts
 from mesh.api.shortcut import Shortcut
@@ -29,7 +29,7 @@ def build(parts: Parts, more: Sequence[web.RouteDef] = ()) -> web.Application:
         middlewares=[middleware(parts)], client_max_size=parts.settings.limits.body_bytes_max
     )
     app[PARTS] = parts
-    for routes in (native, seeds, status, pages):
+    for routes in (native, admin, seeds, status, pages):
         app.add_routes(routes.routes())
     app.add_routes(more)
     return app

@@ -15,6 +15,7 @@ from mesh.flow.duties import live
 from mesh.flow.local import LocalRoles
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
+from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Status
 from mesh.net.membership import Membership
 from mesh.net.peers import Peers
@@ -36,6 +37,7 @@ class Figures:
     pipelines: Pipelines
     admission: Admission
     process: Process
+    takeover: Takeover
     _ring: tuple[int, dict[str, Any]] = field(default=(-1, {}))
 
     def statistics(self) -> dict[str, Any]:
@@ -50,6 +52,7 @@ class Figures:
             "door": self.admission.statistics(),
             "gossip": self.membership.statistics(),
             "process": self.process.statistics(),
+            "topology": self.takeover.statistics(),
         }
 
     def ring(self) -> dict[str, Any]:

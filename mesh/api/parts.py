@@ -5,8 +5,9 @@ Pure values. `mesh.node` fills a `Parts`; handlers find it in their application.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from aiohttp import web
 from mesh.flow.admission import Admission
 from mesh.flow.once import Once
 from mesh.flow.pipeline import Pipelines
+from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Member
 from mesh.observe.logs import Log
 from mesh.observe.metrics import Metrics
@@ -33,6 +35,8 @@ class Parts:
         settings: the node's own.
         topology: the one in force.
         topology_text: the file that it came from.
+        takeover: takes on newer topologies.
+        stop: begins the orderly end of this node.
         pipelines: runs pipelines and single roles.
         admission: says who may enter.
         members: the mesh as this node sees it now.
@@ -44,11 +48,14 @@ class Parts:
         traces: kept for `/v1/traces/{id}`.
         log: one line per request goes here.
         once: runs pipelines for requests whose id the caller chose, one answer per id.
+        opened_at: when the doors were made, whole seconds, UTC.
     """
 
     settings: Node
     topology: Topology
     topology_text: str
+    takeover: Takeover
+    stop: Callable[[], None]
     pipelines: Pipelines
     admission: Admission
     members: Callable[[], tuple[Member, ...]]
@@ -60,6 +67,7 @@ class Parts:
     traces: Traces
     log: Log
     once: Once
+    opened_at: int = field(default_factory=lambda: int(time.time()))
 
 
 PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)

@@ -59,9 +59,18 @@ class Cached:
                     self._keep(key, part)
                 yield part
 
+    @property
+    def in_flight(self) -> int:
+        """Items that are not yet answered."""
+        return self._inner.in_flight
+
     def waiting_s(self) -> float:
         """Return the estimated wait, seconds."""
         return self._inner.waiting_s()
+
+    def used_s(self, streams: int) -> float:
+        """Return for how long it was fully used; what is kept uses nothing."""
+        return self._inner.used_s(streams)
 
     def statistics(self) -> dict[str, Any]:
         """Return the cache's figures beside the role's."""

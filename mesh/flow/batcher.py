@@ -69,6 +69,7 @@ class Batcher:
         self._dropped: Counter[str] = Counter()
         self._queued_ms: deque[float] = deque(maxlen=SAMPLES_MAX)
         self._ran_ms: deque[float] = deque(maxlen=SAMPLES_MAX)
+        self._busy_s = self._began_s = 0.0
 
     async def submit(self, item: Fields, request: Request) -> Answer:
         """Run one item in some batch and return its answer.
@@ -96,6 +97,16 @@ class Batcher:
             raise
         finally:
             watched.discard(future)
+
+    @property
+    def in_flight(self) -> int:
+        """Items that wait or run."""
+        return len(self._former) + (len(self._running.entries) if self._running else 0)
+
+    @property
+    def busy_s(self) -> float:
+        """How long the lane has computed in all, with the batch that it is at."""
+        return self._busy_s + (self._clock() - self._began_s if self._running else 0.0)
 
     def waiting_s(self) -> float:
         """Return the estimated seconds of work that an item would wait for now."""
@@ -164,7 +175,7 @@ class Batcher:
         if taken is None:
             self._wait_window()
             return
-        self._running = taken
+        self._running, self._began_s = taken, now_s
         self._causes[taken.cause] += 1
         self._sizes[len(taken.entries)] += 1
         self._lane.compute([entry.item.item for entry in taken.entries], self._finished)
@@ -190,6 +201,7 @@ class Batcher:
         ran_s = computed.ended_s - computed.began_s
         self._former.finished(taken.cost, ran_s)
         self._ran_ms.append(ran_s * 1000.0)
+        self._busy_s += ran_s
         self._answer(taken.entries, computed, ran_s * 1000.0)
         self._pump()
 

@@ -1,22 +1,37 @@
-"""Which roles are this node's to serve, and loading them as that becomes known.
+"""Which roles are this node's to serve: loads them, and drops them once others do.
 
-Shell: `ring.placement` decides; roles fixed by name load at once, those that the
-ring gives out load when this node knows its mesh, and again when it changes.
+Shell: `flow.assign` decides. Roles fixed by name load at once, those that the ring gives
+out load when this node knows its mesh, and again when it or the topology changes.
+
+Rules:
+1. Load before announce: a role is told to the others when it can answer.
+2. Drop after others serve: a role that moved stays until its new nodes have it.
+3. Finish before closing: what a door sent before it heard of the drop is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 
+from msgspec import structs
+
 from mesh.errors import SetupError
+from mesh.flow.assign import assigned
 from mesh.flow.directory import Membership
 from mesh.flow.local import LocalRoles
-from mesh.gossip.member import Member, Status
-from mesh.ring.placement import place
+from mesh.gossip.member import Facts, Member, Status
 from mesh.settings.schema import Join
-from mesh.settings.topology import Role, Topology
+from mesh.settings.topology import Model, Needs, Role, Topology
+
+LOOK_S = 1.0  # how often roles that part are looked at
+# Until every door and balancer has heard that this node leaves, requests still come, and refusing
+# them would fail some that cannot go elsewhere. Gossip needs a fifth of it.
+NOTICE_S = 1.0
+Made = tuple[Role, Model | None]
+"""What a loaded role was made from."""
 
 
 class Duties:
@@ -24,10 +39,11 @@ class Duties:
 
     Args:
         node: its name.
-        topology: returns the current one.
+        topology: returns the one to follow.
         local: the roles of this node.
         membership: who is there.
         join: whom this node asks first, and how long it waits for them.
+        finish_s: how long a role that was dropped may finish what it has.
     """
 
     def __init__(
@@ -37,25 +53,56 @@ class Duties:
         local: LocalRoles,
         membership: Membership,
         join: Join,
+        finish_s: float = 30.0,
     ) -> None:
         self._node, self._topology = node, topology
         self._local, self._membership, self._join = local, membership, join
+        self._finish_s = finish_s
         self._began_s = time.monotonic()
+        self._made: dict[str, Made] = {}  # also of what could not be loaded: it is not tried again
+        self._is_started = False
 
     async def run(self) -> None:
-        """Load what is this node's, now and whenever the ring gives it more.
+        """Load what is this node's and drop what is no longer, whenever that changes.
 
         Raises:
-            SetupError: a role cannot be loaded.
+            SetupError: a role cannot be loaded at the start. Later that is in `failed`.
         """
-        await self._load(own_roles(self._topology(), self._node))
-        while any(role.replicas for role in self._topology().roles.values()):
+        while True:
             version = self._membership.version
+            topology = self._topology()
             if self.knows_mesh():
-                await self._load(self._placed())
-                await self._membership.wait_change(version)
+                placed = assigned(topology, newest_facts(self._membership.members))
+                own = {name for name, nodes in placed.items() if self._node in nodes}
+                await self._take_on(topology, {name: topology.roles[name] for name in own})
+                self._is_started = True
+                self._drop(own, placed)
             else:
-                await self._wait_change_or_grace(version)
+                await self._take_on(topology, own_roles(topology, self._node))
+            await self._local.sweep(self._finish_s)
+            if self._topology() is topology:
+                await self._wait(version)
+
+    async def hand_over(self, until_s: float) -> None:
+        """Wait until the others know that this node leaves, and have what only it had."""
+        me = self._membership.me
+        others = [one for one in live(self._membership.members) if one.id != me.id]
+        notice_s = time.monotonic() + (NOTICE_S if others else 0.0)
+        while (now_s := time.monotonic()) < until_s:
+            if now_s >= notice_s and self.has_heirs():
+                return
+            version = self._membership.version
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(until_s, max(notice_s, now_s + LOOK_S))):
+                    await self._membership.wait_change(version)
+
+    def has_heirs(self) -> bool:
+        """Whether nothing is lost if this node, which says that it leaves, now leaves."""
+        roles = self._topology().roles
+        given = [name for name in self._local.ready if name in roles and not roles[name].nodes]
+        facts = newest_facts(self._membership.members)
+        others = [one for one in facts if one.name != self._node and not one.draining]
+        return not others or all(any(name in one.roles for one in others) for name in given)
 
     def why_not_ready(self) -> str:
         """Return what is still to come, or ""."""
@@ -71,26 +118,43 @@ class Duties:
             return True
         return time.monotonic() - self._began_s >= self._join.grace_s
 
-    def _placed(self) -> dict[str, Role]:
-        """Return the roles that are this node's by name or by the ring."""
-        roles = self._topology().roles
-        placed = place(roles, [member.facts for member in live(self._membership.members)])
-        return {role: roles[role] for role, nodes in placed.items() if self._node in nodes}
-
-    async def _load(self, roles: Mapping[str, Role]) -> None:
-        missing = {name: role for name, role in roles.items() if name not in self._local.ready}
-        await self._local.load(missing, self._topology().models)
-        failed = self._local.failed
-        problems = [f"roles.{name}: {failed[name]}" for name in roles if name in failed]
-        if problems:
+    async def _take_on(self, topology: Topology, roles: Mapping[str, Role]) -> None:
+        """Load what is missing, and load anew what is made otherwise now."""
+        made: dict[str, Made] = {
+            name: (_core(role), topology.models.get(role.model)) for name, role in roles.items()
+        }
+        for name, role in roles.items():
+            if self._made.get(name) == made[name]:
+                if name not in self._local.ready:
+                    self._local.recall(name)
+            elif name in self._local.ready and name in self._made:
+                await self._local.replace(name, role, topology.models)
+                self._made[name] = made[name]
+        missing = {
+            name: role
+            for name, role in roles.items()
+            if name not in self._local.ready
+            and (name not in self._local.failed or self._made.get(name) != made[name])
+        }
+        if missing:
+            await self._local.load(missing, topology.models)
+        self._made |= made
+        problems = [f"roles.{n}: {self._local.failed[n]}" for n in roles if n in self._local.failed]
+        if problems and not self._is_started:
             raise SetupError(*problems)
 
-    async def _wait_change_or_grace(self, version: int) -> None:
-        try:
-            async with asyncio.timeout(self._join.grace_s):
+    def _drop(self, own: set[str], placed: Mapping[str, tuple[str, ...]]) -> None:
+        facts = {one.name: one.roles for one in newest_facts(self._membership.members)}
+        for name in [name for name in self._local.ready if name not in own]:
+            heirs = [node for node in placed.get(name, ()) if node in facts]
+            is_gone = name not in placed
+            if is_gone or (heirs and all(name in facts[node] for node in heirs)):
+                self._local.retire(name)
+
+    async def _wait(self, version: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
                 await self._membership.wait_change(version)
-        except TimeoutError:
-            return  # nobody answers: this node goes on alone
 
 
 def own_roles(topology: Topology, node: str) -> dict[str, Role]:
@@ -101,3 +165,21 @@ def own_roles(topology: Topology, node: str) -> dict[str, Role]:
 def live(members: tuple[Member, ...]) -> list[Member]:
     """Return the members that are there, suspects among them."""
     return [m for m in members if m.status in (Status.ALIVE, Status.SUSPECT)]
+
+
+def newest_facts(members: tuple[Member, ...]) -> list[Facts]:
+    """Return what live nodes say of themselves, the newest boot of each name."""
+    newest: dict[str, Member] = {}
+    for member in live(members):
+        known = newest.get(member.facts.name)
+        if known is None or member.boot > known.boot:
+            newest[member.facts.name] = member
+    return [newest[name].facts for name in sorted(newest)]
+
+
+def _core(role: Role) -> Role:
+    """Return what a loaded role depends on; where it is and who is routed to it is left out."""
+    nodes = role.nodes if role.layers is not None else ()
+    return structs.replace(
+        role, nodes=nodes, replicas=0, needs=Needs(), route="least-loaded", key="", versions={}
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from mesh.wire.messages import Answer, Call, Fields, Piece
 
 log = logging.getLogger(__name__)
 
+LINGER_S = 2.0  # news that a role is gone has reached every door by then (gossip: under 1 s)
 SERVICE = "role/"  # prefix of the service that a call to a role names
 
 Ask = Callable[[str, Fields, Request], Awaitable[Fields]]
@@ -40,6 +42,15 @@ class Reply(Protocol):
 
     async def send(self, piece: Piece) -> None:
         """Send a piece, once the caller has room for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """A role that this node no longer offers; "" is one whose successor has its name."""
+
+    name: str
+    served: Served
+    since_s: float
 
 
 class LocalRoles:
@@ -73,6 +84,7 @@ class LocalRoles:
         self._clock = clock
         self._deadlines = Deadlines()
         self._served: dict[str, Served] = {}
+        self._parting: list[Parting] = []
         self.ask = ask
         self.changed = changed
         self.loading: tuple[str, ...] = ()
@@ -100,12 +112,61 @@ class LocalRoles:
             self.loading = tuple(waiting)
             self.changed()
 
+    async def replace(
+        self, name: str, spec: topology.Role, models: Mapping[str, topology.Model]
+    ) -> bool:
+        """Load a role anew beside itself; the old one answers until the new one can.
+
+        Returns:
+            False if the new one could not be loaded: the old one stays.
+        """
+        old = self._served[name]
+        self.failed.pop(name, None)
+        await self._load_one(name, spec, models)
+        if self._served[name] is old:
+            return False
+        self._parting.append(Parting("", old, self._clock()))  # nobody can call it any more
+        return True
+
     async def unload(self, name: str) -> None:
         """Stop one role; what waits for it is refused, so drain first."""
         served = self._served.pop(name, None)
         if served is not None:
             self.changed()
             await served.aclose()
+
+    def retire(self, name: str) -> None:
+        """Take a role out of `ready`; whoever has not heard of it yet is still answered."""
+        self._parting.append(Parting(name, self._served.pop(name), self._clock()))
+        self.changed()
+
+    def recall(self, name: str) -> bool:
+        """Serve a retired role again; return whether it was still here."""
+        parting = next((one for one in self._parting if one.name == name), None)
+        if parting is None or name in self._served:
+            return False
+        self._parting.remove(parting)
+        self._served[name] = parting.served
+        self.changed()
+        return True
+
+    async def sweep(self, finish_s: float) -> None:
+        """Close the retired roles that have nothing left to do.
+
+        Args:
+            finish_s: what takes longer than this is cut off.
+        """
+        for one in self._parting[:]:
+            waited_s = self._clock() - one.since_s
+            if waited_s >= finish_s or (waited_s >= LINGER_S and not one.served.in_flight):
+                self._parting.remove(one)
+                await one.served.aclose()
+                if one.name:
+                    log.info("role.dropped", extra={"role": one.name})
+
+    def used_s(self, name: str, streams: int) -> float:
+        """Return for how long a role here was fully used in all."""
+        return self._served[name].used_s(streams)
 
     def add(self, name: str, role: Role, spec: topology.Role, lane: Lane | None = None) -> None:
         """Serve a role that is loaded already."""
@@ -169,13 +230,17 @@ class LocalRoles:
     async def aclose(self) -> None:
         """Stop every role."""
         served, self._served = list(self._served.values()), {}
-        for one in served:
+        parting, self._parting = [one.served for one in self._parting], []
+        for one in served + parting:
             await one.aclose()
 
     def _find(self, role: str) -> Served:
         served = self._served.get(role)
         if served is not None:
             return served
+        for parting in self._parting:
+            if parting.name == role:
+                return parting.served
         why = "is still loading" if role in self.loading else "is not served"
         why = f"could not be loaded ({self.failed[role]})" if role in self.failed else why
         raise NoOwner(f"role {role!r} {why} on node {self._node!r}", node=self._node, role=role)

@@ -38,8 +38,15 @@ class Served(Protocol):
     def stream(self, fields: Fields, request: Request) -> AsyncGenerator[Piece | Answer, None]:
         """Answer one item piece by piece."""
 
+    @property
+    def in_flight(self) -> int:
+        """Items that are not yet answered."""
+
     def waiting_s(self) -> float:
         """Return the estimated wait, seconds."""
+
+    def used_s(self, streams: int) -> float:
+        """Return for how long it was fully used in all; `streams` at once are a full use."""
 
     def statistics(self) -> dict[str, Any]:
         """Return figures."""
@@ -66,9 +73,18 @@ class Batched:
         """Answer one item, whole."""
         yield await self.call(fields, request)
 
+    @property
+    def in_flight(self) -> int:
+        """Items that are not yet answered."""
+        return self._batcher.in_flight
+
     def waiting_s(self) -> float:
         """Return the estimated wait, seconds."""
         return self._batcher.waiting_s()
+
+    def used_s(self, streams: int) -> float:
+        """Return for how long the lane has computed."""
+        return self._batcher.busy_s
 
     def statistics(self) -> dict[str, Any]:
         """Return the batcher's figures and the role's own."""
@@ -93,6 +109,8 @@ class Streamed:
         self._clock = clock
         self._total = 0
         self._whole_ms: list[float] = []
+        self._stream_s = 0.0  # the sum over streams of how long each ran
+        self._counted_s = clock()
 
     async def call(self, fields: Fields, request: Request) -> Answer:
         """Answer one item, whole."""
@@ -113,7 +131,7 @@ class Streamed:
                 role=self.role.context.role,
                 retry_after_s=max(1.0, self.waiting_s()),
             )
-        self._in_flight += 1
+        self._count(1)
         self._total += 1
         parts = self.role.stream(item, request)
         try:
@@ -124,10 +142,26 @@ class Streamed:
                     return
                 yield Piece(part.fields)
         finally:
-            self._in_flight -= 1
+            self._count(-1)
             close = getattr(parts, "aclose", None)  # generators have it, other iterators need not
             if close is not None:
                 await close()
+
+    @property
+    def in_flight(self) -> int:
+        """Streams that have not ended."""
+        return self._in_flight
+
+    def used_s(self, streams: int) -> float:
+        """Return how long streams have run in all, by how many make a full use."""
+        self._count(0)
+        return self._stream_s / streams
+
+    def _count(self, more: int) -> None:
+        now_s = self._clock()
+        self._stream_s += self._in_flight * (now_s - self._counted_s)
+        self._counted_s = now_s
+        self._in_flight += more
 
     def waiting_s(self) -> float:
         """Return a rough wait: items in flight share the engine, so each slows the others."""

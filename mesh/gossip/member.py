@@ -50,6 +50,9 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     zone: str = ""
     memory_mb: int = 0  # what node.toml grants to models
     labels: tuple[str, ...] = ()
+    topology_digest: int = 0  # tells two texts of one epoch apart
+    busy: tuple[str, ...] = ()  # elastic roles here that another replica would relieve
+    idle: tuple[str, ...] = ()  # elastic roles here that this node could do without
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):

@@ -8,13 +8,14 @@ Rules, in order of authority:
 2. A role with `replicas` is on that many of the nodes that can: weight above 0, not
    draining, all its labels, and memory left for it; on fewer only if fewer can.
 3. Replicas go to distinct zones first.
-4. No node gets more than `SPREAD` times its share of the replicas while another has room.
-5. Otherwise the ring decides, so that a change of members moves little.
+4. A role that grows and shrinks stays where it is as far as it can: moving is no growing.
+5. No node gets more than `SPREAD` times its share of the replicas while another has room.
+6. Otherwise the ring decides, so that a change of members moves little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -96,6 +97,7 @@ def place(
     roles: Mapping[str, Wanted],
     nodes: Iterable[Candidate],
     needs: Mapping[str, Need] | None = None,
+    kept: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """Return the nodes of every role, in ring order where the ring chose.
 
@@ -103,8 +105,9 @@ def place(
         roles: of the topology.
         nodes: live members, one of each name.
         needs: of roles that need something in particular.
+        kept: nodes that a role is on already and is to stay on, if it can.
     """
-    needs = needs or {}
+    needs, kept = needs or {}, kept or {}
     able = {each.name: each for each in nodes if each.weight > 0 and not each.draining}
     ring = Ring({name: each.weight for name, each in able.items()})
     places = _places(roles, able)
@@ -114,7 +117,8 @@ def place(
         if roles[role].nodes:
             placed[role] = tuple(roles[role].nodes)
         else:
-            placed[role] = _choose(role, roles[role].replicas, need, ring, places)
+            stays = kept.get(role, ())
+            placed[role] = _choose(role, roles[role].replicas, need, ring, places, stays)
         for name in placed[role]:
             if name in places:
                 places[name].take(need)
@@ -131,16 +135,21 @@ def _places(roles: Mapping[str, Wanted], able: Mapping[str, Candidate]) -> dict[
 
 
 def _choose(
-    role: str, count: int, need: Need, ring: Ring, places: Mapping[str, _Place]
+    role: str,
+    count: int,
+    need: Need,
+    ring: Ring,
+    places: Mapping[str, _Place],
+    stays: Collection[str],
 ) -> tuple[str, ...]:
-    """Return up to `count` of the nodes that can: a new zone first, then room, then the ring."""
+    """Return up to `count` of the nodes that can: where it is, new zones, room, then the ring."""
     left = [name for name in ring.owners(role, len(ring)) if places[name].can(need)]
     chosen: list[str] = []
     zones: set[str] = set()
 
-    def rank(name: str) -> tuple[bool, bool]:
+    def rank(name: str) -> tuple[bool, bool, bool]:
         place = places[name]
-        return place.facts.zone in zones, place.taken >= place.capacity
+        return name not in stays, place.facts.zone in zones, place.taken >= place.capacity
 
     while left and len(chosen) < count:
         name = min(left, key=rank)  # the first of equals, so the ring's order stands

@@ -13,7 +13,7 @@ from typing import Any, Protocol, get_args
 
 from mesh.policy.plan import problems
 from mesh.settings.report import Report, Source, meant, one_of
-from mesh.settings.topology import Role, Stage, Topology
+from mesh.settings.topology import Role, Scale, Stage, Topology
 
 
 class Kind(Protocol):
@@ -71,6 +71,9 @@ def _role(topology: Topology, name: str, role: Role, source: Source, report: Rep
         report.add(source, f"{key}.replicas", "either nodes or replicas", "both")
     if not role.nodes and not role.replicas:
         report.add(source, f"{key}.nodes", "nodes = […] or replicas = n", "neither")
+    if isinstance(role.replicas, Scale) and role.replicas.min > role.replicas.max:
+        found = f"min = {role.replicas.min}, max = {role.replicas.max}"
+        report.add(source, f"{key}.replicas", "min up to max", found)
     _versions(topology, key, role, source, report)
     for node, times in Counter(role.nodes).items():
         if times > 1:

@@ -118,6 +118,38 @@ def load_topology(path: Path, kind_of: KindOf | None = None) -> Topology:
     return topology
 
 
+def parse_topology(
+    text: str,
+    *,
+    source: str,
+    folder: Path,
+    own_name: str | None = None,
+    kind_of: KindOf | None = None,
+) -> Topology:
+    """Return the topology that a text describes.
+
+    Args:
+        text: TOML.
+        source: what messages call it.
+        folder: what `path:` sources are relative to.
+        own_name: the node for which it is checked.
+        kind_of: as for `load`.
+
+    Raises:
+        SetupError: with every problem of the text.
+    """
+    report, file = Report(), Source(source, text)
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        report.add(Source(source), "", "TOML", f"a mistake: {error}")
+        report.raise_any()
+    topology = _checked(raw, file, folder, own_name, kind_of, report)
+    report.raise_any()
+    assert isinstance(topology, Topology)
+    return topology
+
+
 def render(settings: Settings) -> Iterator[str]:
     """Yield one line for each effective value, with its origin; secrets are masked."""
     parts = [("", settings.node), ("topology.", settings.topology)]
@@ -226,15 +258,27 @@ def _load_topology(
     raw, source = _read(path, report)
     if raw is None:
         return WRONG, "", source
+    return _checked(raw, source, path.parent, own_name, kind_of, report), source.text, source
+
+
+def _checked(
+    raw: dict[str, Any],
+    source: Source,
+    folder: Path,
+    own_name: str | None,
+    kind_of: KindOf | None,
+    report: Report,
+) -> Any:
+    """Return the topology in `raw`, or `WRONG`; what does not fit is in the report."""
     topology = build(Topology, raw, "", lambda _: source, report)
     if topology is WRONG:
-        return WRONG, source.text, source
+        return WRONG
     names = topology.mesh.nodes
     if names and own_name is not None and own_name not in names:
         report.add(source, "mesh.nodes", f"{own_name!r}, this node's name, among them", str(names))
     kinds = _kinds(topology, own_name, kind_of, source, report) if kind_of else {}
     crosscheck(topology, kinds, source, report)
-    return _with_paths(topology, path.parent), source.text, source
+    return _with_paths(topology, folder)
 
 
 def _kinds(

@@ -47,6 +47,24 @@ class Cache(Struct, frozen=True, forbid_unknown_fields=True):
     ttl_s: Annotated[float, Meta(gt=0)] = 300.0  # an answer that is older is made anew
 
 
+class Scale(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many replicas the load may make of one role."""
+
+    min: Some = 1
+    max: Some = 1
+    streams: Some = 4  # of a streaming role: so many at once are a fully used replica
+    # A replica that was little used so long says so; when all do, one goes. Longer: memory is
+    # held past a burst; shorter: a role is loaded again for the next one.
+    idle_s: Annotated[float, Meta(gt=0)] = 30.0
+
+
+class Needs(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node must have for the ring to choose it."""
+
+    labels: tuple[str, ...] = ()  # all of these in its compute.labels
+    memory_mb: Count = 0  # left of its compute.memory_mb
+
+
 class Version(Struct, frozen=True, forbid_unknown_fields=True):
     """Another role that takes a share of one role's calls."""
 
@@ -61,7 +79,9 @@ class Role(Struct, frozen=True):
     kind: str  # a built-in kind, or "package.module:Class"
     model: str = ""
     nodes: tuple[str, ...] = ()  # fixed here
-    replicas: Count = 0  # or the ring chooses that many among the nodes that can
+    # Or the ring chooses that many among the nodes that can; { min, max }: as the load asks.
+    replicas: Count | Scale = 0
+    needs: Needs = field(default_factory=Needs)
     route: Route = "least-loaded"
     key: str = ""  # with route = "ring": the field whose value is hashed; "": the request id
     lane: Literal["thread", "process", "inline"] = "thread"
