@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools.compare.sides import put, sides_of, toml
@@ -29,6 +29,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(document=st.dictionaries(st.text(max_size=5), st.dictionaries(st.text(max_size=5), VALUES)))
 def test_written_toml_reads_back(document):
     """Whatever a topology may hold: reading what was written gives the same."""
