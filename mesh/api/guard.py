@@ -10,7 +10,7 @@ import ipaddress
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -39,6 +39,8 @@ HOSTS_MAX = 256  # verdicts kept; a caller may send any Host
 Shape = Callable[[MeshError], dict[str, Any]]
 SHAPE: web.RequestKey[Shape] = web.RequestKey("shape")
 """Set by doors whose contract fixes another shape of errors."""
+SHAPES: web.AppKey[Mapping[str, Shape]] = web.AppKey("shapes")
+"""Such shapes by route, for errors that come before the door itself: a wrong key, a method."""
 PARTIAL: web.RequestKey[str] = web.RequestKey("partial", str)
 """Set when an answer began well and ended in an error; holds its code."""
 
@@ -206,7 +208,9 @@ def _failed(request: web.Request, error: Exception, parts: Parts) -> tuple[web.S
 
 
 def _shaped(request: web.Request, error: MeshError, headers: dict[str, str]) -> web.Response:
-    shape = request.get(SHAPE)
+    resource = request.match_info.route.resource
+    route = request.path if resource is None else resource.canonical
+    shape = request.get(SHAPE) or request.app.get(SHAPES, {}).get(route)
     body = shape(error) if shape else error_body(error, request[REQUEST_ID])
     response = failed(error, body)
     if "Allow" in headers:

@@ -6,27 +6,22 @@ back into an answer. Nothing is decided here.
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncGenerator, AsyncIterator, Container
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
-from mesh.api import answer, intake
-from mesh.api.guard import PARTIAL
+from mesh.api import answer, events, intake
 from mesh.api.parts import PARTS, Parts
 from mesh.api.whole import Whole
-from mesh.errors import DeadlineExceeded, MeshError, NotFound, RoleError
+from mesh.errors import MeshError, NotFound
 from mesh.flow.pipeline import FieldReady, Outcome, TokenPiece
 from mesh.gossip.member import Member, Status
 from mesh.observe.traces import Trace
 from mesh.policy.request import Request
 
 Flow = AsyncIterator[FieldReady | TokenPiece | Outcome]
-
-READER_GRACE_S = 1.0  # past the deadline, for a slow reader to take what is written already
 
 
 def routes() -> list[web.RouteDef]:
@@ -202,66 +197,19 @@ class counted:
 async def send_events(
     request: web.Request, asked: Request, name: str, flow: Flow
 ) -> web.StreamResponse:
-    """Send a pipeline's answer as it comes.
+    """Send a pipeline's answer as it comes."""
 
-    What fails before the first event still gets its own status; afterwards it is
-    an `error` event. A client that goes away cancels this handler, and closing
-    `flow` cancels the work.
-    """
-    parts = request.app[PARTS]
+    def failure(error: MeshError) -> bytes:
+        return answer.event("error", answer.error_body(error, asked.id))
+
+    return await events.send(request, asked, _events(request.app[PARTS], name, flow), failure)
+
+
+async def _events(parts: Parts, name: str, flow: Flow) -> AsyncGenerator[bytes, None]:
     async with aclosing(flow):  # type: ignore[type-var]
         with counted(parts, name):
-            first = await anext(flow)
-        response = web.StreamResponse(
-            headers={**answer.HEADERS, "X-Accel-Buffering": "no", "X-Request-ID": asked.id}
-        )
-        response.content_type = answer.EVENTS
-        await response.prepare(request)
-        try:
-            async with asyncio.timeout(asked.left_s(time.monotonic()) + READER_GRACE_S):
-                await _write_all(request, response, asked, name, first, flow)
-        except TimeoutError:
-            # The answer was ready in time; who asked does not read it. Nothing more fits in.
-            request[PARTIAL] = DeadlineExceeded.code
-            _abort(request)
-            return response
-        except BaseException:
-            _abort(request)  # an answer that has begun must not look as if it went on
-            raise
-    await response.write_eof()
-    return response
-
-
-def _abort(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
-
-
-async def _write_all(
-    request: web.Request,
-    response: web.StreamResponse,
-    asked: Request,
-    name: str,
-    first: FieldReady | TokenPiece | Outcome,
-    flow: Flow,
-) -> None:
-    """Write every event; what fails now is the last one."""
-    parts = request.app[PARTS]
-    try:
-        await response.write(_event(parts, name, first))
-        with counted(parts, name):
             async for part in flow:
-                await response.write(_event(parts, name, part))
-        return
-    except MeshError as error:
-        known = error
-    except (ConnectionError, TimeoutError):
-        raise
-    except Exception as error:  # noqa: BLE001 - the stream has begun: it must end with a word
-        parts.log.error("request.crashed", error, id=asked.id, path=request.path)
-        known = RoleError(f"{type(error).__name__} in this node; its log has the traceback")
-    request[PARTIAL] = known.code
-    await response.write(answer.event("error", answer.error_body(known, asked.id)))
+                yield _event(parts, name, part)
 
 
 def _event(parts: Parts, name: str, part: FieldReady | TokenPiece | Outcome) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 VOCABULARY = 96
 
@@ -82,6 +83,23 @@ def write_decoder(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
     shapes = _gpt2(config) if config["model_type"] == "gpt2" else _llama(config)
     tensors = {name: _numbers(name, shape, random) for name, shape in shapes.items()}
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    return folder
+
+
+def write_talker(folder: Path, template: str = "") -> Path:
+    """Write a random model whose tokens are bytes, or as near as 96 of them come."""
+    write_decoder(folder, LLAMA | {"vocab_size": 96})
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    printable = [letter for letter in letters if ord(letter) < 256][:80]
+    names = ["<|endoftext|>", "<|im_end|>", *printable, "Ġ", "Ċ"]
+    vocabulary = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<|endoftext|>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
+    backend.save(str(folder / "tokenizer.json"))
+    if template:
+        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     return folder
 
 

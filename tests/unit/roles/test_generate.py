@@ -8,13 +8,12 @@ from contextlib import aclosing
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mesh.errors import SetupError, TooLarge, Unprocessable
 from mesh.policy.request import Request
 from mesh.roles.base import Context, Piece, Whole
 from mesh.roles.generate import Generate, Prefix, context_lines
-from tests.support.decoders import LLAMA, write_decoder
+from tests.support.decoders import write_talker
 
 DOCUMENTS = [
     {"title": "a.b", "content": "first  line\nsecond line"},
@@ -22,24 +21,9 @@ DOCUMENTS = [
 ]
 
 
-def write_model(folder):
-    """Write a random model whose tokens are bytes, or as near as 96 of them come."""
-    write_decoder(folder, LLAMA | {"vocab_size": 96})
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    printable = [letter for letter in letters if ord(letter) < 256][:80]
-    names = ["<|endoftext|>", "<|im_end|>", *printable, "Ġ", "Ċ"]
-    vocabulary = {name: at for at, name in enumerate(dict.fromkeys(names))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<|endoftext|>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
-    backend.save(str(folder / "tokenizer.json"))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model"))
+    return write_talker(tmp_path_factory.mktemp("model"))
 
 
 def make(folder, **options):
