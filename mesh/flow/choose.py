@@ -22,6 +22,7 @@ from mesh.settings.topology import Role
 from mesh.wire.messages import Fields
 
 OWNER_WAIT_S = 1.5  # a role's only node restarts, or gossip is a moment behind: worth a short wait
+LOADING_WAIT_S = 20.0  # a node that is back reads its models: small ones take it less than this
 UNKNOWN_S = 0.01  # a call before any was measured: then only their number counts
 PROBE_LOOK_S = 0.05  # how often who waits for an open breaker looks at it
 
@@ -61,12 +62,16 @@ class Chooser:
     async def wait_usable(
         self, role: str, request: Request, tried: Collection[str]
     ) -> list[Endpoint]:
-        """Wait a moment until some node serves the role, or a breaker lets a call try."""
-        until_s = min(request.deadline_s, self._clock() + OWNER_WAIT_S)
+        """Wait until some node serves the role, or a breaker lets a call try.
+
+        A moment, or for as long as models take to load where a node is about to serve it.
+        """
+        began_s = self._clock()
         usable: list[Endpoint] = []
         while not usable:
-            now_s = self._clock()
-            if now_s >= until_s:
+            wait_s = LOADING_WAIT_S if self._directory.is_coming(role) else OWNER_WAIT_S
+            until_s = min(request.deadline_s, began_s + wait_s)
+            if self._clock() >= until_s:
                 raise self._nobody(role, request)
             try:
                 async with asyncio.timeout_at(min(until_s, self._try_at_s(role, tried, until_s))):

@@ -97,6 +97,11 @@ class Directory:
         spec = self._topology().roles.get(role)
         return spec.nodes if spec else ()
 
+    def is_coming(self, role: str) -> bool:
+        """Return whether nobody serves a role yet, but a node that should is there and loads it."""
+        expected = self.expected(role)
+        return not self.endpoints(role) and any(m.facts.name in expected for m in self._live)
+
     def explain(self, role: str) -> str:
         """Return why nobody answers for a role, for an error's message."""
         self._refresh()

@@ -270,6 +270,10 @@ class Router:
         has_streamed: bool = False,
     ) -> None:
         """Return when another node may be tried; raise if none is to be."""
+        if isinstance(error, PeerError) and not error.node:  # else another node has said it
+            error.message = f"node {endpoint.name!r} failed: {error.message}"
+            if not self._chooser.usable(role, tried):
+                error.message += f"; no other node can serve role {role!r} now"
         error.role = error.role or role
         error.node = error.node or endpoint.name
         error.request_id = error.request_id or request.id
@@ -281,8 +285,6 @@ class Router:
             others=len(self._chooser.usable(role, tried)),
             left_s=request.left_s(self._clock()),
         ):
-            if isinstance(error, PeerError) and not self._chooser.usable(role, tried):
-                error.message += f"; no other node can serve role {role!r} now"
             raise error
         if not isinstance(error, CapacityError):
             self._failovers += 1

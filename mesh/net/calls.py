@@ -7,6 +7,7 @@ the answer, a failure, its deadline, or the end of the connection.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable
 
@@ -114,7 +115,7 @@ class Calls:
         """Fail every call: the connection is gone."""
         waiting, self._waiting = self._waiting, {}
         for each in waiting.values():
-            self._fail(each, error)
+            self._fail(each, copy.copy(error))  # each caller adds to its own what it knows
 
     def _fail(self, waiting: _Waiting, error: MeshError) -> None:
         self.failures += 1

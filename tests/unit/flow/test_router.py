@@ -19,7 +19,7 @@ from mesh.errors import (
     Unprocessable,
     Unreachable,
 )
-from mesh.flow.choose import OWNER_WAIT_S
+from mesh.flow.choose import LOADING_WAIT_S, OWNER_WAIT_S
 from mesh.flow.reach import Answered
 from mesh.gossip.member import Status
 from mesh.roles.base import Piece, Role, StreamRole, Whole
@@ -189,6 +189,46 @@ def test_a_role_that_comes_back_within_the_wait_answers():
         return asyncio.get_running_loop().time()
 
     assert run_virtual(scenario()) == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize(
+    ("loads_s", "ends_s"), [(9.0, 9.1), (LOADING_WAIT_S + 1.0, LOADING_WAIT_S)]
+)
+def test_a_node_that_loads_its_role_is_waited_for(loads_s, ends_s):
+    """Reading a model takes seconds; who asks meanwhile gets an answer, or an error in the end."""
+
+    async def scenario():
+        made, loop = world(Upper, "n2"), asyncio.get_running_loop()
+        role = made["n2"].local._served.pop("r")
+
+        def load():
+            made["n2"].local._served["r"] = role
+            made.tell()
+
+        made.tell()
+        loop.call_later(loads_s, load)
+        if loads_s < LOADING_WAIT_S:
+            await call(made)
+        else:
+            with pytest.raises(NoOwner, match=r"expected n2 \(role not ready\)"):
+                await call(made)
+        return loop.time()
+
+    assert run_virtual(scenario()) == pytest.approx(ends_s)
+
+
+def test_an_error_of_the_way_names_its_node_once():
+    """Calls that end together each get an error of their own, which says who failed whom."""
+
+    async def scenario():
+        made = world(Upper, "n1")
+        fail(made, "n1", before=Unreachable("refused"))
+        with pytest.raises(Unreachable) as caught:
+            await call(made)
+        return caught.value.message
+
+    expected = "node 'n1' failed: refused; no other node can serve role 'r' now"
+    assert run_virtual(scenario()) == expected
 
 
 def test_the_wait_for_a_role_ends_with_the_deadline():
