@@ -110,7 +110,8 @@ class Takeover:
 
     def routable(self) -> Topology:
         """Return `current` with the roles that requests of before may still need."""
-        return self._with(self.current, (*self._parting,))
+        # Asked for by every request, and nearly always nothing is about to part.
+        return self._with(self.current, (*self._parting,)) if self._parting else self.current
 
     def duty(self) -> Topology:
         """Return `next` with what must still be served beside it."""
