@@ -17,7 +17,7 @@ from mesh.api import app
 from mesh.api.figures import Figures
 from mesh.api.parts import Parts, Types
 from mesh.errors import SetupError
-from mesh.flow import once, takeover
+from mesh.flow import once, stages, takeover
 from mesh.flow.admission import Admission
 from mesh.flow.directory import Directory
 from mesh.flow.duties import Duties, live, own_roles
@@ -27,6 +27,7 @@ from mesh.flow.once import Once
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
 from mesh.flow.serving import Serving
+from mesh.flow.stages import Stages
 from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Facts, Status
 from mesh.models import sources
@@ -205,6 +206,7 @@ class Node:
             rng=rng,
         )
         self.local.ask = self.router.ask
+        self._build_stages()
         self.duties = Duties(
             settings.name,
             self.takeover.duty,
@@ -222,6 +224,17 @@ class Node:
         )
         self.peers.serve(once.SERVICE, self._handle_once)
         self._build_door()
+
+    def _build_stages(self) -> None:
+        self.stages = Stages(
+            node=self.settings.name,
+            peers=self.peers,
+            topology=self.takeover.duty,
+            membership=self.membership,
+            threads=self.settings.compute.threads,
+        )
+        self.local.links = self.stages.links
+        self.peers.serve(stages.SERVICE, self.stages.handle)
 
     def _build_topology(self) -> None:
         settings = self.settings

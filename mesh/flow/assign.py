@@ -31,7 +31,10 @@ def assigned(topology: Topology, facts: Sequence[Facts]) -> dict[str, tuple[str,
         facts: of live nodes, one of each name.
     """
     roles = topology.roles
-    shares = {name: Share(role.nodes, _count(name, role, facts)) for name, role in roles.items()}
+    shares = {
+        name: Share(_nodes(name, role, facts), _count(name, role, facts))
+        for name, role in roles.items()
+    }
     needs = {
         name: Need(role.needs.labels, role.needs.memory_mb)
         for name, role in roles.items()
@@ -43,6 +46,29 @@ def assigned(topology: Topology, facts: Sequence[Facts]) -> dict[str, tuple[str,
         if isinstance(role.replicas, Scale)
     }
     return place(shares, facts, needs, kept)
+
+
+def head_of(role: str, nodes: Sequence[str], facts: Sequence[Facts]) -> str | None:
+    """Return which node leads a role whose layers are split over `nodes`.
+
+    Whoever leads already stays, the first of the list where two do; else the first that lives.
+
+    Args:
+        role: its name.
+        nodes: as the topology lists them.
+        facts: of live nodes, one of each name.
+    """
+    able = {one.name: one for one in facts if not one.draining}
+    live = [name for name in nodes if name in able]
+    leading = [name for name in live if role in able[name].roles]
+    return next(iter(leading or live), None)
+
+
+def _nodes(name: str, role: Role, facts: Sequence[Facts]) -> tuple[str, ...]:
+    if role.layers is None:
+        return role.nodes
+    head = head_of(name, role.nodes, facts)
+    return (head,) if head else ()
 
 
 def _count(name: str, role: Role, facts: Sequence[Facts]) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from msgspec import structs
 
 from mesh.errors import SetupError
-from mesh.flow.assign import assigned
+from mesh.flow.assign import assigned, head_of
 from mesh.flow.directory import Membership
 from mesh.flow.local import LocalRoles
 from mesh.gossip.member import Facts, Member, Status
@@ -78,7 +78,7 @@ class Duties:
                 self._is_started = True
                 self._drop(own, placed)
             else:
-                await self._take_on(topology, own_roles(topology, self._node))
+                await self._take_on(topology, whole_roles(topology, self._node))
             await self._local.sweep(self._finish_s)
             if self._topology() is topology:
                 await self._wait(version)
@@ -106,8 +106,9 @@ class Duties:
 
     def why_not_ready(self) -> str:
         """Return what is still to come, or ""."""
-        own = own_roles(self._topology(), self._node)
-        missing = [name for name in own if name not in self._local.ready]
+        topology = self._topology()
+        own = {*whole_roles(topology, self._node), *self._led(topology)}
+        missing = sorted(name for name in own if name not in self._local.ready)
         if missing:
             return f"loading roles: {', '.join(missing)}"
         return "" if self.knows_mesh() else "joining: no seed has answered yet"
@@ -117,6 +118,12 @@ class Duties:
         if not self._join.seeds or len(self._membership.members) > 1:
             return True
         return time.monotonic() - self._began_s >= self._join.grace_s
+
+    def _led(self, topology: Topology) -> set[str]:
+        """Return the split roles that this node leads now."""
+        facts = newest_facts(self._membership.members)
+        split = {name: role for name, role in topology.roles.items() if role.layers is not None}
+        return {n for n, role in split.items() if head_of(n, role.nodes, facts) == self._node}
 
     async def _take_on(self, topology: Topology, roles: Mapping[str, Role]) -> None:
         """Load what is missing, and load anew what is made otherwise now."""
@@ -160,6 +167,12 @@ class Duties:
 def own_roles(topology: Topology, node: str) -> dict[str, Role]:
     """Return the roles that a topology gives to a node by name."""
     return {name: role for name, role in topology.roles.items() if node in role.nodes}
+
+
+def whole_roles(topology: Topology, node: str) -> dict[str, Role]:
+    """Return those of a node's roles that it answers alone, whoever else is there."""
+    own = own_roles(topology, node)
+    return {name: role for name, role in own.items() if role.layers is None}
 
 
 def live(members: tuple[Member, ...]) -> list[Member]:

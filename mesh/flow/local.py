@@ -86,6 +86,7 @@ class LocalRoles:
         self._served: dict[str, Served] = {}
         self._parting: list[Parting] = []
         self.ask = ask
+        self.links: Callable[[str], Any] | None = None  # for roles whose layers are split
         self.changed = changed
         self.loading: tuple[str, ...] = ()
         self.failed: dict[str, str] = {}
@@ -284,6 +285,7 @@ class LocalRoles:
                 device=_device(self._compute.device),
                 threads=self._compute.threads,
                 call=self._ask,
+                links=self.links(name) if self.links and spec.layers is not None else None,
             )
         )
 

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from mesh.errors import SetupError
+from mesh.errors import BadRequest, SetupError
 from mesh.llm.blocks import BLOCK, Ledger, blocks
 from mesh.llm.engine import Engine
+from mesh.llm.order import FORMS, Order
 from mesh.llm.runner import Whole
 from mesh.llm.scheduler import Scheduler
 from mesh.models.architecture import Architecture
 from mesh.models.checkpoint import Checkpoint, open_checkpoint
-from mesh.models.decoder import Stage
+from mesh.models.decoder import Layer, Stage
 from mesh.models.ends import Ends
 from mesh.models.threads import use_threads
 from mesh.models.tokenizer import Tokenizer, open_tokenizer
 
-FORMS = ("auto", "int4", "int8", "bfloat16", "float32")
 WARM_TOKENS = 40  # more than the narrow kernels take, so that both ways are run once
 
 
@@ -97,6 +97,37 @@ def open_engine(
     return Opened(engine, tokenizer, shape, context, stage.size_bytes() + ends.size_bytes())
 
 
+def read_stage(path: Path, order: Order, threads: int, known: Mapping[int, Layer]) -> Stage:
+    """Return the layers that a head orders; those known are not read again.
+
+    Raises:
+        SetupError: the files cannot be used.
+        BadRequest: the model is not the one that the head has.
+    """
+    use_threads(threads)
+    checkpoint = open_checkpoint(path)
+    shape, limits = checkpoint.architecture, order.limits
+    if order.last > shape.layers or limits.width != shape.width or limits.cap % BLOCK:
+        raise BadRequest(
+            f"layers to {order.last} of width {limits.width}; the model here has {shape.layers}"
+            f" of {shape.width}"
+        )
+    stage = Stage(
+        checkpoint,
+        order.first,
+        order.last,
+        form=order.form,
+        slots=limits.slots,
+        cap=limits.cap,
+        has_wide=order.has_wide,
+        known=known,
+    )
+    del checkpoint
+    _warm_stage(stage)
+    _give_back_heap()
+    return stage
+
+
 def _load(checkpoint: Checkpoint, settings: EngineSettings, cap: int) -> tuple[Stage, Ends]:
     stage = Stage(
         checkpoint,
@@ -128,6 +159,13 @@ def _warm(stage: Stage, ends: Ends) -> None:
     x = stage.prefill(ends.embed([0] * count, range(count)), 0, 0)
     token = ends.best(x[-1:])
     ends.best(stage.decode(ends.embed(token, [count]), stage.rows([0], [count])))
+
+
+@torch.inference_mode()
+def _warm_stage(stage: Stage) -> None:
+    count = min(WARM_TOKENS, stage.cache.cap - 1)
+    x = stage.prefill(torch.zeros(count, stage.architecture.width), 0, 0)
+    stage.decode(x[-1:], stage.rows([0], [count]))
 
 
 def _give_back_heap() -> None:

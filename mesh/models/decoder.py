@@ -14,6 +14,7 @@ complex product. The residual stays float32; products take `dtype`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 
@@ -122,6 +123,7 @@ class Stage:
         slots: int = 16,
         cap: int = 2048,
         has_wide: bool = True,
+        known: Mapping[int, Layer] | None = None,
     ) -> None:
         """Read the layers' weights.
 
@@ -133,13 +135,16 @@ class Stage:
             slots: how many sequences at once.
             cap: positions of each; a multiple of 64.
             has_wide: keep a bf16 copy of quantised matrices for prefill.
+            known: layers that were read before, by number, in the same form.
         """
+        known = known or {}
         shape = checkpoint.architecture
         assert 0 <= first < last <= shape.layers
         self.architecture, self.first, self.last = shape, first, last
         self.dtype = torch.float32 if form == "float32" else torch.bfloat16
         self.layers = [
-            _read_layer(checkpoint, i, form, has_wide, self.dtype) for i in range(first, last)
+            known.get(i) or _read_layer(checkpoint, i, form, has_wide, self.dtype)
+            for i in range(first, last)
         ]
         self.cache = KeyValues(shape, last - first, slots, cap)
         self._rotary: Rotary | None = None

@@ -34,6 +34,7 @@ class Context:
         device: "cpu" or "cuda".
         threads: how many threads the role may compute with.
         call: asks another role of the mesh: `await context.call("embed", {"text": …}, request)`.
+        links: ways to other nodes, if the role's layers are split over several: `flow.stages`.
     """
 
     role: str
@@ -43,6 +44,7 @@ class Context:
     device: str = "cpu"
     threads: int = 1
     call: Callable[[str, Fields, Request], Awaitable[Fields]] | None = None
+    links: Any = None
 
 
 class Role:

@@ -82,6 +82,7 @@ class Generate(StreamRole):
         "kv_mb": 0,
         "chunk": 256,
         "has_wide": True,
+        "hidden": "float32",  # how split layers send rows on; "bfloat16" halves them, and rounds
     }
 
     opened: Any  # mesh.llm.loading.Opened; torch comes with `load`: every node reads this class
@@ -101,7 +102,16 @@ class Generate(StreamRole):
             chunk=options["chunk"],
             has_wide=options["has_wide"],
         )
-        self.opened = open_engine(sources.locate(self.context.model), settings, self._report)
+        path, links = sources.locate(self.context.model), self.context.links
+        if links is None:
+            self.opened = open_engine(path, settings, self._report)
+            return
+        from mesh.llm.split_loading import open_head
+
+        hidden = options["hidden"]
+        self.opened = open_head(
+            path, settings, links, links.layers, hidden=hidden, report=self._report
+        )
 
     async def stream(self, item: Fields, request: Request) -> AsyncIterator[Piece | Whole]:
         """Yield the answer as it is made.

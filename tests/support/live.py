@@ -81,6 +81,7 @@ def topology_of(text: str) -> Topology:
     """Return a topology; keys of a role that are none of its fields are its options."""
     raw = tomllib.loads(text)
     known = {"kind", "model", "nodes", "replicas", "route", "key", "lane", "batch", "queue_max"}
+    known |= {"layers"}
     for role in raw.get("roles", {}).values():
         role["options"] = {key: role.pop(key) for key in list(role) if key not in known}
     return msgspec.convert(raw, Topology)

@@ -1,0 +1,197 @@
+"""Writes the steps of a split model as bytes and reads them back, checking every number.
+
+Pure. A frame is a head, a table with one entry per sequence, and, beside it, the hidden
+states: `[tokens, C]` float32, or bf16 as 16-bit numbers. Nothing of a frame is trusted
+before `read` has compared it with the limits of the instance.
+
+    version u8 | kind u8 | lane u8 | 0 | epoch u32 | step u64 | compute µs u32 | wait µs u32
+    then per entry: slot u16 | count u16 | start u32 | wanted u8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import pairwise
+from struct import Struct
+from typing import Any
+
+from mesh.errors import RemoteProtocolError
+
+VERSION = 1
+_HEAD = Struct("<BBBxIQII")
+_ENTRY = Struct("<HHIB")
+_U32 = 0xFFFF_FFFF
+HEADER, HIDDEN = "step", "hidden"  # the fields of a piece
+DTYPES = {"float32": "<f4", "bfloat16": "<u2"}
+
+
+class Kind(IntEnum):
+    """What is done with the entries."""
+
+    ROWS = 0  # one position each, of many sequences
+    CHUNK = 1  # several positions of one sequence
+    BACK = 2  # slots whose memory goes back to the system
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Positions `start…` of one slot; `is_wanted`: the last of them comes back to the head."""
+
+    slot: int
+    start: int
+    count: int = 1
+    is_wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One step on its way round.
+
+    Attributes:
+        epoch: of the chain; frames of another one are dropped.
+        step: grows by one with each frame of an epoch.
+        lane: which of the steps under way it is, for people.
+        compute_us: spent computing so far.
+        wait_us: spent waiting at stages so far.
+    """
+
+    epoch: int
+    step: int
+    kind: Kind
+    entries: tuple[Entry, ...]
+    lane: int = 0
+    compute_us: int = 0
+    wait_us: int = 0
+
+    def tokens(self) -> int:
+        """Return how many rows of hidden states go with it."""
+        return 0 if self.kind is Kind.BACK else sum(entry.count for entry in self.entries)
+
+    def wanted(self) -> list[int]:
+        """Return which of these rows come back to the head."""
+        found, at = [], -1
+        for entry in self.entries:
+            at += entry.count
+            if entry.is_wanted:
+                found.append(at)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the frames of one instance stay within.
+
+    Attributes:
+        slots: sequences.
+        cap: positions of each.
+        width: of a hidden state.
+        tokens_max: rows of one frame.
+        hidden: "float32" or "bfloat16".
+    """
+
+    slots: int
+    cap: int
+    width: int
+    tokens_max: int
+    hidden: str = "float32"
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with them: they come from another node."""
+        names = ("slots", "cap", "width", "tokens_max")
+        found = [
+            f"{name}: expected 1 to {most}, found {value!r}"
+            for name, most in zip(names, (4096, 1 << 20, 1 << 16, 1 << 16), strict=True)
+            if type(value := getattr(self, name)) is not int or not 0 < value <= most
+        ]
+        if self.hidden not in DTYPES:
+            found.append(f"hidden: expected float32 or bfloat16, found {self.hidden!r}")
+        return found
+
+
+def write(frame: Frame) -> bytes:
+    """Return the frame without its hidden states."""
+    head = _HEAD.pack(
+        VERSION,
+        frame.kind,
+        frame.lane,
+        frame.epoch,
+        frame.step,
+        min(frame.compute_us, _U32),
+        min(frame.wait_us, _U32),
+    )
+    return head + b"".join(
+        _ENTRY.pack(e.slot, e.count, e.start, e.is_wanted) for e in frame.entries
+    )
+
+
+def read(data: object, hidden: Any, limits: Limits, *, is_back: bool = False) -> Frame:
+    """Return the frame.
+
+    Args:
+        data: from `write`, or anything.
+        hidden: the array that came with it, or anything.
+        limits: of the instance.
+        is_back: whether it has been round, and brings only the rows that were wanted.
+
+    Raises:
+        RemoteProtocolError: it is not one, or outside the limits.
+    """
+    frame = _parse(data)
+    _check_entries(frame, limits)
+    rows = len(frame.wanted()) if is_back and frame.kind is not Kind.BACK else frame.tokens()
+    if rows == 0:
+        return frame
+    shape, dtype = getattr(hidden, "shape", None), getattr(hidden, "dtype", None)
+    expected = (rows, limits.width)
+    if shape != expected or getattr(dtype, "str", "") != DTYPES[limits.hidden]:
+        raise RemoteProtocolError(
+            f"hidden states: expected {expected} {limits.hidden}, found {shape} {dtype}"
+        )
+    return frame
+
+
+def _parse(data: object) -> Frame:
+    if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) < _HEAD.size:
+        raise RemoteProtocolError(f"a step: expected at least {_HEAD.size} bytes")
+    version, kind, lane, epoch, step, compute_us, wait_us = _HEAD.unpack_from(data)
+    if version != VERSION:
+        raise RemoteProtocolError(f"a step: expected version {VERSION}, found {version}")
+    if kind > Kind.BACK:
+        raise RemoteProtocolError(f"a step: no kind {kind}")
+    if (len(data) - _HEAD.size) % _ENTRY.size:
+        raise RemoteProtocolError(f"a step: {len(data)} bytes end within an entry")
+    entries = tuple(
+        Entry(slot, start, count, bool(wanted))
+        for slot, count, start, wanted in _ENTRY.iter_unpack(bytes(data)[_HEAD.size :])
+    )
+    return Frame(epoch, step, Kind(kind), entries, lane, compute_us, wait_us)
+
+
+def _check_entries(frame: Frame, limits: Limits) -> None:
+    entries = frame.entries
+    if not entries or frame.tokens() > limits.tokens_max:
+        raise RemoteProtocolError(
+            f"a step of {len(entries)} entries and {frame.tokens()} rows;"
+            f" expected 1 to {limits.tokens_max}"
+        )
+    for entry in entries:
+        is_inside = entry.slot < limits.slots and entry.start + entry.count <= limits.cap
+        if not is_inside or not entry.count:
+            raise RemoteProtocolError(
+                f"slot {entry.slot}, positions {entry.start}+{entry.count}: expected within"
+                f" {limits.slots} slots of {limits.cap}"
+            )
+    if frame.kind is Kind.CHUNK and len(entries) != 1:
+        raise RemoteProtocolError(f"a chunk of {len(entries)} sequences; expected one")
+    if frame.kind is Kind.ROWS:
+        _check_rows(entries)
+
+
+def _check_rows(entries: Sequence[Entry]) -> None:
+    places = [(entry.slot, entry.start) for entry in entries]
+    if any(entry.count != 1 for entry in entries) or any(
+        first >= second for first, second in pairwise(places)
+    ):
+        raise RemoteProtocolError("rows: expected one position each, ascending by slot")

@@ -1,0 +1,83 @@
+"""Reads what a head orders of a stage, and refuses what cannot be meant.
+
+Pure. The order comes from another node: every number is checked before any memory is
+asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mesh.errors import BadRequest
+from mesh.llm.frames import Limits
+
+FORMS = ("auto", "int4", "int8", "bfloat16", "float32")
+LAYERS_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Layers `[first, last)`, the limits of their frames, and where results go."""
+
+    first: int
+    last: int
+    limits: Limits
+    form: str
+    has_wide: bool
+    next: str
+    is_last: bool
+
+
+def write_order(order: Order) -> dict[str, Any]:
+    """Return the order as it travels."""
+    limits = order.limits
+    return {
+        "first": order.first,
+        "last": order.last,
+        "slots": limits.slots,
+        "cap": limits.cap,
+        "width": limits.width,
+        "tokens_max": limits.tokens_max,
+        "hidden": limits.hidden,
+        "form": order.form,
+        "has_wide": order.has_wide,
+        "next": order.next,
+        "is_last": order.is_last,
+    }
+
+
+def read_order(fields: Mapping[str, Any]) -> Order:
+    """Return the order.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    names = ("slots", "cap", "width", "tokens_max", "hidden")
+    limits = Limits(*(fields.get(name) for name in names))  # type: ignore[arg-type]
+    order = Order(
+        first=fields.get("first"),  # type: ignore[arg-type]
+        last=fields.get("last"),  # type: ignore[arg-type]
+        limits=limits,
+        form=fields.get("form"),  # type: ignore[arg-type]
+        has_wide=bool(fields.get("has_wide")),
+        next=fields.get("next"),  # type: ignore[arg-type]
+        is_last=bool(fields.get("is_last")),
+    )
+    problems = [*limits.problems(), *_problems(order)]
+    if problems:
+        raise BadRequest("; ".join(problems))
+    return order
+
+
+def _problems(order: Order) -> list[str]:
+    found = []
+    are_numbers = type(order.first) is int and type(order.last) is int
+    if not are_numbers or not 0 <= order.first < order.last <= LAYERS_MAX:
+        found.append(f"layers: expected first < last, found {order.first!r}, {order.last!r}")
+    if order.form not in FORMS:
+        found.append(f"form: expected one of {', '.join(FORMS)}, found {order.form!r}")
+    if not isinstance(order.next, str) or not order.next:
+        found.append(f"next: expected an address, found {order.next!r}")
+    return found

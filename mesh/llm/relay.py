@@ -1,0 +1,311 @@
+"""Runs a language model whose layers are on several nodes: the head's side of each step.
+
+Shell: the engine's thread with steps that come back later. It computes the head's own
+layers, sends hidden states on, and, when a step has been round, chooses its tokens.
+`llm.chain` opens and mends the way round and tells it here by `resume` and `suspend`.
+
+    step -> own layers --frame--> stage 1 --> … --> stage S --frame--> norm, output, tokens
+    ^                                                                        |
+    '------------------------------- settle ---------------------------------'
+
+Rules:
+1. Steps of several lanes are under way at once; a sequence that waits for a token is in one
+   of them. Who asks for no token (a piece of a prompt, words said again) is settled as soon
+   as the step has left, so its next piece may follow at once: stages keep the order.
+2. What comes from another epoch, or was not asked for, is dropped.
+3. When the way is lost, everybody begins again with prompt and answer. Tokens live here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mesh.errors import MeshError
+from mesh.llm import frames, stage
+from mesh.llm.engine import Engine
+from mesh.llm.frames import Entry, Frame, Kind
+from mesh.llm.runner import Wish, pick
+from mesh.llm.scheduler import Scheduler, Step
+from mesh.models.decoder import Stage
+from mesh.models.ends import Ends
+from mesh.models.sampling import Choice
+
+LANE_ROWS = 4  # narrow products of four rows cost about what one does: fewer make no sense
+SMOOTH = 0.05  # weight of the newest step in mean times: about the last twenty
+
+Send = Callable[[bytes, Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way round that is open.
+
+    Attributes:
+        epoch: of the chain.
+        own: the head's layers; None if it has none.
+        stages: how many nodes there are behind the head.
+        send: takes header and hidden states to the first of them; called in the thread.
+    """
+
+    epoch: int
+    own: Stage | None
+    stages: int
+    send: Send
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step under way."""
+
+    step: Step | None
+    kind: Kind
+    sent_s: float
+    own_us: int
+
+
+@dataclass(slots=True)
+class Trip:
+    """Mean times of a step's way round, ms, and their number."""
+
+    trips: int = 0
+    round_ms: float = 0.0
+    compute_ms: float = 0.0
+    wait_ms: float = 0.0
+    hop_ms: float = 0.0
+
+    def note(self, round_ms: float, compute_ms: float, wait_ms: float, hops: int) -> None:
+        """Add a step that came back."""
+        self.trips += 1
+        share = max(SMOOTH, 1 / self.trips)
+        hop_ms = max(0.0, round_ms - compute_ms - wait_ms) / hops
+        self.round_ms += share * (round_ms - self.round_ms)
+        self.compute_ms += share * (compute_ms - self.compute_ms)
+        self.wait_ms += share * (wait_ms - self.wait_ms)
+        self.hop_ms += share * (hop_ms - self.hop_ms)
+
+
+class Relay(Engine):
+    """An engine whose steps go round."""
+
+    def __init__(
+        self,
+        ends: Ends,
+        scheduler: Scheduler,
+        decode: Callable[[Many[int]], str],
+        limits: frames.Limits,
+        *,
+        prepare: Callable[[], None] = lambda: None,
+        report: Callable[[BaseException], None] = lambda error: None,
+        broken: Callable[[int, BaseException], None] = lambda epoch, error: None,
+    ) -> None:
+        """Start the thread, with no way open.
+
+        Args:
+            ends: embedding, last norm, output.
+            scheduler: as of any engine.
+            decode: tokens to text.
+            limits: of the frames.
+            prepare: run first in the thread.
+            report: told what a step raised.
+            broken: told when an epoch brought what cannot be; called in the thread.
+        """
+        self._ends, self._limits, self._broken = ends, limits, broken
+        self._way: Way | None = None
+        self._flights: dict[int, _Flight] = {}
+        self._number = 0
+        self._last_s = 0.0
+        self._rows_trip, self._chunk_trip = Trip(), Trip()
+        self._recoveries = -1  # the first opening is none
+        super().__init__(self, scheduler, decode, prepare=prepare, report=report)
+
+    # --- from any thread ---------------------------------------------------------------
+
+    def resume(self, way: Way) -> None:
+        """Go on, by a way that has just been opened."""
+        self.post(lambda: self._resume(way))
+
+    def suspend(self) -> None:
+        """Stop sending; whoever runs begins again later. Answers are kept."""
+        self.post(self._suspend)
+
+    def returned(self, header: object, hidden: Any) -> None:
+        """Take what came back from the last stage."""
+        self.post(lambda: self._arrive(header, hidden))
+
+    def waits_s(self) -> float:
+        """Return how long the oldest step has been under way, 0 if there is none."""
+        oldest = list(self._flights.values())[:1]
+        return time.monotonic() - oldest[0].sent_s if oldest else 0.0
+
+    def usual_s(self) -> float:
+        """Return how long a step takes of late, whichever kind is slower."""
+        return max(self._rows_trip.round_ms, self._chunk_trip.round_ms) / 1e3
+
+    def is_idle(self) -> bool:
+        """Return whether nobody wants anything."""
+        return not self._voices
+
+    def statistics(self) -> dict[str, object]:
+        """Return the engine's figures and those of the way round."""
+        trip, way = self._rows_trip, self._way
+        return {
+            **super().statistics(),
+            "epoch": way.epoch if way else None,
+            "recoveries": max(0, self._recoveries),
+            "lanes": self._lanes() if way else 0,
+            "under_way": len(self._flights),
+            "round_ms": round(trip.round_ms, 3),
+            "compute_ms": round(trip.compute_ms, 3),
+            "wait_ms": round(trip.wait_ms, 3),
+            "hop_ms": round(trip.hop_ms, 3),
+            "chunk_round_ms": round(self._chunk_trip.round_ms, 3),
+        }
+
+    # --- in the thread: the way --------------------------------------------------------
+
+    def _resume(self, way: Way) -> None:
+        self._suspend()
+        self._way, self._number = way, 0
+        self._recoveries += 1
+
+    def _suspend(self) -> None:
+        self._way = None  # first: what is given back below is not to be sent
+        self._flights.clear()
+        self._perform(self._scheduler.reset())
+
+    def run(self, step: Step, wishes: Mapping[int, Wish]) -> dict[int, Choice]:
+        """Not the way here: steps are sent, and come back later."""
+        raise AssertionError("a relay sends its steps")
+
+    def give_back(self, slot: int) -> None:
+        """Return a slot's memory to the system, on every node, after the steps before."""
+        way = self._way
+        if way is None:
+            return
+        if way.own is not None:
+            way.own.cache.give_back(slot)
+        if way.stages:
+            self._send(way, None, self._frame(way, Kind.BACK, (Entry(slot, 0),)), None, 0)
+
+    # --- in the thread: steps ----------------------------------------------------------
+
+    def _turn(self) -> bool:
+        """Send what may be under way besides what is."""
+        if self._way is None:
+            return False
+        rows, chunk = None, None
+        lanes = self._lanes()
+        if self._under_way(Kind.ROWS) < lanes:
+            share = ceil(self._scheduler.speakers() / lanes)
+            rows = self._scheduler.next_step(speakers_max=share, has_chunk=False)
+            if rows is not None:
+                self._make(rows)
+        if self._way is not None and self._under_way(Kind.CHUNK) <= self._way.stages:
+            chunk = self._scheduler.next_step(speakers_max=0)
+            if chunk is not None:
+                self._make(chunk)
+        return rows is not None or chunk is not None
+
+    def _lanes(self) -> int:
+        """Return how many steps of rows may be under way at once."""
+        stages = self._way.stages + 1 if self._way else 1
+        return max(1, min(ceil(self._scheduler.speakers() / LANE_ROWS), stages))
+
+    def _under_way(self, kind: Kind) -> int:
+        return sum(flight.kind is kind for flight in self._flights.values())
+
+    def _make(self, step: Step) -> None:
+        way = self._way
+        assert way is not None
+        now_s = time.monotonic()
+        self._begin(step, now_s)
+        try:
+            frame, x = self._own(way, step)
+            if not way.stages:
+                wanted = frame.wanted()
+                self._choose(step, x if len(wanted) == x.shape[0] else x[wanted])
+                self._count(step, time.monotonic() - now_s, len(wanted))
+                return
+            hidden = stage.pack(x, self._limits.hidden)
+        except Exception as error:  # noqa: BLE001 - a step's root: whoever took part is told
+            self._fail(step, error)
+            self._settle(step, {})
+            return
+        own_us = int((time.monotonic() - now_s) * 1e6)
+        self._settle(step, {}, step.ids() - set(step.asking()))
+        self._send(way, step, frame, hidden, own_us)
+
+    @torch.inference_mode()
+    def _own(self, way: Way, step: Step) -> tuple[Frame, Tensor]:
+        """Compute the head's layers; `x` may be a buffer."""
+        if step.chunk:
+            chunk = step.chunk
+            stop = chunk.start + len(chunk.tokens)
+            x = self._ends.embed(chunk.tokens, range(chunk.start, stop))
+            entry = Entry(chunk.slot, chunk.start, len(chunk.tokens), chunk.is_last)
+            frame = self._frame(way, Kind.CHUNK, (entry,))
+        else:
+            positions = [row.position for row in step.rows]
+            x = self._ends.embed([row.token for row in step.rows], positions)
+            entries = tuple(
+                Entry(row.slot, row.position, is_wanted=row.is_last) for row in step.rows
+            )
+            frame = self._frame(way, Kind.ROWS, entries)
+        return frame, x if way.own is None else stage.advance(way.own, frame, x)
+
+    def _frame(self, way: Way, kind: Kind, entries: tuple[Entry, ...]) -> Frame:
+        lane = self._under_way(kind) & 0xFF
+        self._number += 1
+        return Frame(way.epoch, self._number, kind, entries, lane)
+
+    def _send(self, way: Way, step: Step | None, frame: Frame, hidden: Any, own_us: int) -> None:
+        self._flights[frame.step] = _Flight(step, frame.kind, time.monotonic(), own_us)
+        way.send(frames.write(frame), hidden)
+
+    def _arrive(self, header: object, hidden: Any) -> None:
+        way = self._way
+        if way is None:
+            return  # from before: whoever was in it has begun again
+        try:
+            frame = frames.read(header, hidden, self._limits, is_back=True)
+        except MeshError as error:
+            self._broken(way.epoch, error)
+            return
+        if frame.epoch != way.epoch:
+            return  # an older chain's; its step was begun again
+        flight = self._flights.pop(frame.step, None)
+        if flight is None or flight.step is None:
+            return  # a second time, or one that brings nothing
+        self._note(frame, flight, way)
+        asking = flight.step.asking()
+        if asking:
+            self._choose(flight.step, stage.unpack(hidden), asking)
+
+    @torch.inference_mode()
+    def _choose(self, step: Step, x: Tensor, ids: Many[int] | None = None) -> None:
+        """Choose tokens for the rows that came back and settle who asked for them."""
+        asking, choices = step.asking(), {}
+        try:
+            choices = pick(self._ends, x, asking, self._wishes) if asking else {}
+        except Exception as error:  # noqa: BLE001 - a step's root: whoever took part is told
+            self._fail(step, error)
+        self._settle(step, choices, ids)
+
+    def _note(self, frame: Frame, flight: _Flight, way: Way) -> None:
+        now_s = time.monotonic()
+        round_ms = (now_s - flight.sent_s) * 1e3
+        trip = self._chunk_trip if frame.kind is Kind.CHUNK else self._rows_trip
+        trip.note(round_ms, frame.compute_us / 1e3, frame.wait_us / 1e3, way.stages + 1)
+        assert flight.step is not None
+        # Steps overlap: each counts from when the one before it was back.
+        took_s = now_s - max(flight.sent_s - flight.own_us / 1e6, self._last_s)
+        self._last_s = now_s
+        self._count(flight.step, took_s, len(flight.step.asking()))
