@@ -67,6 +67,16 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     root.addHandler(handler)
     root.setLevel(logging.WARNING)  # of libraries only what is wrong
     logging.getLogger("mesh").setLevel(level.upper())
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Return whether a library's record is about us, not about bytes that are no HTTP.
+
+    Anybody may send those, and gets his 400: no reason to write a traceback each time.
+    """
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__module__.partition(".")[0] != "aiohttp"
 
 
 class Quota:

@@ -88,8 +88,8 @@ def load(
     layers = _Layers(file, raw or {})
     _lay_environment(layers, environ or {}, report)
     _lay_overrides(layers, overrides, report)
-    if raw is None and not layers.sources:
-        report.raise_any()
+    if raw is None:
+        report.raise_any()  # what else is missing was in that file
     node = build(Node, layers.tree, "", layers.source_of, report)
     if node is not WRONG:
         node = _resolved(node, path, layers)

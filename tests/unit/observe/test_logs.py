@@ -7,6 +7,7 @@ import json
 import logging
 
 import pytest
+from aiohttp.http_exceptions import BadHttpMessage
 
 from mesh.observe import logs
 
@@ -50,6 +51,13 @@ def test_long_fields_are_cut_and_errors_bring_their_traceback(lines):
     line = lines()[0]
     assert len(line["text"]) == logs.FIELD_CHARS_MAX + 1
     assert "ValueError: broken" in line["traceback"]
+
+
+def test_a_callers_broken_bytes_are_no_event_and_our_faults_are(lines):
+    for error in (BadHttpMessage("no host"), KeyError("ours")):
+        logging.getLogger("aiohttp.server").error("Error handling request", exc_info=error)
+    (line,) = lines()
+    assert "KeyError" in line["traceback"]
 
 
 def test_quota_allows_so_many_a_second_and_counts_the_rest():

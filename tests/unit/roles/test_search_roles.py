@@ -134,6 +134,25 @@ def test_given_documents_are_ranked_by_their_place_in_the_list(places):
     rerank.close()
 
 
+@pytest.mark.parametrize(
+    ("item", "fault"),
+    [
+        ({"ids": ["1"]}, "ids: expected whole numbers, found '1'"),
+        ({"ids": [1], "scores": ["x"]}, "scores: expected numbers, found 'x'"),
+        ({"documents": [1]}, "documents: expected texts, or objects"),
+        ({"documents": ["a"], "top": 0}, "top: expected at least 1, found 0"),
+        ({}, "expected ids or documents, found neither"),
+    ],
+)
+def test_a_wrong_item_fails_alone_and_says_why(places, item, fault):
+    rerank = loaded(Rerank, places)
+    wrong, right = rerank.run([{"query": "cat", **item}, {"query": "cat", "ids": [1, 1 << 63]}])
+    assert isinstance(wrong, Unprocessable)
+    assert fault in wrong.message
+    assert [each["id"] for each in right["documents"]] == [1]
+    rerank.close()
+
+
 def test_a_batch_ranks_as_each_question_alone_and_the_cache_stays_small(places):
     rerank = loaded(Rerank, places, cache_bytes_max=4000)
     items = [{"query": text, "ids": [1, 2, 3, 4, 5]} for text in CONTENTS]
