@@ -6,6 +6,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PINNED := $(VENV)/.pinned
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export Q
 
 .PHONY: help setup demo test check format lock bench clean
 
@@ -15,7 +16,7 @@ help:   ## list the targets
 setup: $(PINNED) models index   ## virtual environment, pinned packages, models, index
 
 demo: setup   ## three nodes answer questions; Q="…" asks your own
-	@$(PY) -m tools.demo $(if $(Q),"$(subst ",\",$(Q))")
+	@$(PY) -m tools.demo $${Q:+"$$Q"}
 
 test: setup check   ## everything that must pass, in under five minutes
 	@$(PY) -m pytest -q --durations=5
