@@ -86,9 +86,14 @@ class Client:
     ) -> Reply:
         """Return a pipeline's whole answer.
 
+        With a `request_id` the mesh answers once: who asks again, of whichever node, gets
+        the same answer.
+
         Raises:
             MeshError: what the mesh answered; `Unreachable` if no node could be asked.
         """
+        if request_id:
+            fields = {"request_id": request_id, **fields}
         body = await self._post(f"/v1/pipelines/{pipeline}", fields, deadline_s, request_id)
         return Reply(body, body.pop("trace", {}))
 

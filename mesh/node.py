@@ -221,6 +221,7 @@ class Node:
             directory=directory,
             peers=self.peers,
             topology=self._topology,
+            doubts=self.router.doubts,
         )
         self.peers.serve(once.SERVICE, self._handle_once)
         self._build_door()

@@ -19,11 +19,20 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from mesh.errors import CapacityError, DeadlineExceeded, MeshError, NotFound, PeerError
+from mesh.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    MeshError,
+    NotFound,
+    PeerError,
+    PeerTimeout,
+)
 from mesh.flow.directory import Directory, Endpoint
+from mesh.flow.doubt import Doubts
 from mesh.flow.local import Reply, request_of
 from mesh.flow.pipeline import Outcome, Pipelines
-from mesh.flow.reach import Peers
+from mesh.flow.race import Interruption
+from mesh.flow.reach import PeerAnswered, Peers
 from mesh.flow.single import SingleFlight
 from mesh.policy.attempts import may_have_begun
 from mesh.policy.cache import Cache, content_key, encoded
@@ -49,6 +58,7 @@ class Once:
         directory: knows the keepers.
         peers: brings requests to keepers.
         topology: returns the current topology.
+        doubts: say when a keeper is suspected.
         clock: monotonic seconds.
     """
 
@@ -59,12 +69,14 @@ class Once:
         directory: Directory,
         peers: Peers,
         topology: Callable[[], Topology],
+        doubts: Doubts,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._pipelines = pipelines
         self._directory = directory
         self._peers = peers
         self._topology = topology
+        self._doubts = doubts
         self._clock = clock
         self._answers: Cache[Outcome] = Cache(KEPT_MAX, KEPT_BYTES_MAX, KEPT_S)
         self._flights: SingleFlight[Outcome] = SingleFlight()
@@ -110,9 +122,16 @@ class Once:
             priority=int(request.priority),
             traceparent=request.traceparent,
         )
-        reached = await self._peers.call(keeper.address, call)
+        reached = await self._reach(keeper, call)
         fields = dict(reached.answer.fields)
         return Outcome(fields, fields.pop(_TRACE))
+
+    async def _reach(self, keeper: Endpoint, call: Call) -> PeerAnswered:
+        """Call a keeper, and give it up when it is in doubt."""
+        interruption = Interruption()
+        with self._doubts.watch(keeper, interruption.fire), interruption:
+            return await self._peers.call(keeper.address, call)
+        raise PeerTimeout(f"node {keeper.name!r} fell silent", node=keeper.name)
 
     def _may_go_on(self, error: MeshError, keeper: Endpoint, name: str) -> bool:
         """Whether the door may do without this keeper: not if something would run twice.

@@ -32,6 +32,7 @@ from mesh.errors import (
 )
 from mesh.flow.choose import Chooser, key_of
 from mesh.flow.directory import Directory, Endpoint
+from mesh.flow.doubt import Doubts
 from mesh.flow.local import LocalRoles
 from mesh.flow.race import Interruption, Race
 from mesh.flow.reach import Answered, Peers, Reach
@@ -41,10 +42,13 @@ from mesh.policy.budget import Budget
 from mesh.policy.edge import hedge_after_s
 from mesh.policy.request import Request
 from mesh.roles import custom
+from mesh.roles.base import RESUME
 from mesh.settings.topology import Role, Topology
 from mesh.wire.messages import Fields, Piece
 
 __all__ = ["Answered", "Router"]
+
+GIVEN_MAX = 100_000  # pieces kept of a stream so that it can go on elsewhere; longer ones cannot
 
 
 class Router:
@@ -77,8 +81,9 @@ class Router:
         self._chooser = Chooser(directory, self._reach, rng, clock)
         self._retries: dict[str, Budget] = {}
         self._hedges: dict[str, Budget] = {}
-        self._doubts: dict[str, set[Callable[[], None]]] = {}
+        self.doubts = Doubts()
         self._failovers = 0
+        self._resumed = 0
         self._shadows = Shadows(self.call)
 
     async def run(self) -> None:
@@ -86,26 +91,23 @@ class Router:
         try:
             while True:
                 version = self._directory.version
-                for address in self._directory.doubtful():
-                    for doubt in tuple(self._doubts.get(address, ())):
-                        doubt()
+                self.doubts.raise_at(self._directory.doubtful())
                 self._reach.keep(self._directory.addresses())
                 await self._directory.wait_change(version)
         finally:
             await self._shadows.aclose()
 
-    async def call(self, role: str, fields: Fields, request: Request) -> Answered:
-        """Answer one item, somewhere.
+    def call(self, role: str, fields: Fields, request: Request) -> Coroutine[Any, Any, Answered]:
+        """Answer one item, somewhere; to be awaited.
 
         Raises:
-            MeshError: of the last attempt, with `node` and `role` where known.
+            MeshError: `NotFound` at once; else of the last attempt, with `node` and `role`
+                where known.
         """
         spec = self._spec(role)
-        if not spec.versions:
-            return await self._call(role, spec, fields, request)
-        version, role, spec = self._version(role, spec, fields, request)
-        answered = await self._call(role, spec, fields, request)
-        return structs.replace(answered, version=version)
+        if spec.versions:
+            return self._call_version(role, spec, fields, request)
+        return self._call(role, spec, fields, request)
 
     async def stream(
         self, role: str, fields: Fields, request: Request
@@ -122,6 +124,13 @@ class Router:
     async def ask(self, role: str, fields: Fields, request: Request) -> Fields:
         """Return the fields of `call`: what a role gets as `context.call`."""
         return (await self.call(role, fields, request)).fields
+
+    async def _call_version(
+        self, role: str, spec: Role, fields: Fields, request: Request
+    ) -> Answered:
+        version, role, spec = self._version(role, spec, fields, request)
+        answered = await self._call(role, spec, fields, request)
+        return structs.replace(answered, version=version)
 
     async def _call(self, role: str, spec: Role, fields: Fields, request: Request) -> Answered:
         tried: list[str] = []
@@ -142,26 +151,37 @@ class Router:
         self, role: str, spec: Role, fields: Fields, request: Request
     ) -> AsyncGenerator[Piece | Answered, None]:
         tried: list[str] = []
-        has_streamed = False
+        given: list[Fields] = []  # what another node would need to go on
+        has_begun = False
+        is_idempotent, can_resume = custom.is_idempotent(spec.kind), custom.is_resumable(spec.kind)
         while True:
             usable = self._chooser.usable(role, tried)
             if not usable:
                 usable = await self._chooser.wait_usable(role, request, tried)
             endpoint = self._chooser.choose(role, spec, fields, request, usable)
             tried.append(endpoint.name)
+            item = {**fields, RESUME: given} if given else fields
             try:
-                opened = self._reach.stream(role, endpoint, fields, request, len(tried))
+                opened = self._reach.stream(role, endpoint, item, request, len(tried))
                 async with aclosing(opened) as parts:
-                    if len(usable) > 1 and custom.is_idempotent(spec.kind):
-                        first = await self._first(parts, role, endpoint)
-                        has_streamed = True
-                        yield first
-                    async for part in parts:
-                        has_streamed = True
+                    while True:
+                        if is_idempotent and (can_resume or not has_begun):
+                            part = await self._next(parts, role, endpoint, tried, has_begun)
+                        else:
+                            part = await anext(parts)
+                        if isinstance(part, Answered):
+                            yield part
+                            return
+                        has_begun = True
+                        can_resume = can_resume and len(given) < GIVEN_MAX
+                        if can_resume:
+                            given.append(part.fields)
+                            tried = [endpoint.name]  # it went on: earlier failures are forgiven
                         yield part
-                return
             except MeshError as error:
-                await self._go_on(error, role, spec, endpoint, request, tried, has_streamed)
+                is_lost = has_begun and not can_resume
+                await self._go_on(error, role, spec, endpoint, request, tried, is_lost)
+                self._resumed += has_begun
 
     def statistics(self) -> dict[str, Any]:
         """Return attempts and, per role and address, what this door knows."""
@@ -180,6 +200,7 @@ class Router:
             "shadows": self._shadows.statistics(),
             "retries": sum(b.spent for b in self._retries.values()) + self._failovers,
             "failovers": self._failovers,
+            "resumed": self._resumed,
             "hedges": sum(b.spent for b in self._hedges.values()),
             "budget_refused": sum(
                 b.refused for b in (*self._retries.values(), *self._hedges.values())
@@ -243,18 +264,29 @@ class Router:
             hedges.earn()
             race.start_after(after_s)
         first = self._reach.call(role, endpoint, fields, request, len(tried))
-        with _Doubt(self._doubts, endpoint, doubt):
+        with self.doubts.watch(endpoint, doubt):
             return await race.run(first)
 
-    async def _first(
-        self, parts: AsyncGenerator[Piece | Answered, None], role: str, endpoint: Endpoint
+    async def _next(
+        self,
+        parts: AsyncGenerator[Piece | Answered, None],
+        role: str,
+        endpoint: Endpoint,
+        tried: Collection[str],
+        has_begun: bool,
     ) -> Piece | Answered:
-        """Return the first part of a stream, or give its node up when that is in doubt."""
+        """Return the next part of a stream, or give its node up when that is in doubt."""
         interruption = Interruption()
-        with _Doubt(self._doubts, endpoint, interruption.fire), interruption:
+
+        def leave() -> None:
+            if self._chooser.usable(role, tried):
+                interruption.fire()
+
+        watch = self.doubts.watch_late if has_begun else self.doubts.watch
+        with watch(endpoint, leave), interruption:
             return await anext(parts)
         raise PeerTimeout(
-            f"node {endpoint.name!r} fell silent before its answer began",
+            f"node {endpoint.name!r} fell silent {'in' if has_begun else 'before'} its answer",
             node=endpoint.name,
             role=role,
         )
@@ -307,30 +339,3 @@ class Router:
         if found is None:
             found = budgets[role] = Budget(share, floor_per_s, self._clock())
         return found
-
-
-class _Doubt:
-    """While a call waits for a node, what to do when that node is in doubt."""
-
-    __slots__ = ("_action", "_address", "_doubts")
-
-    def __init__(
-        self,
-        doubts: dict[str, set[Callable[[], None]]],
-        endpoint: Endpoint,
-        action: Callable[[], None],
-    ) -> None:
-        self._doubts = doubts
-        self._address = "" if endpoint.is_self else endpoint.address
-        self._action = action
-
-    def __enter__(self) -> None:
-        if self._address:
-            self._doubts.setdefault(self._address, set()).add(self._action)
-
-    def __exit__(self, *_: object) -> None:
-        if self._address:
-            waiting = self._doubts[self._address]
-            waiting.discard(self._action)
-            if not waiting:
-                del self._doubts[self._address]

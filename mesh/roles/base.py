@@ -21,6 +21,12 @@ from typing import Any, ClassVar
 from mesh.policy.request import Request
 from mesh.wire.messages import Fields
 
+RESUME = "resume"
+"""Field of an item that another node began: the fields of every piece that it gave, or None.
+
+The role gives no piece of these again, and its `Whole` counts them in.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -104,6 +110,9 @@ class Whole:
 
 class StreamRole(Role):
     """A role that answers piece by piece and forms its own batches, such as `generate`."""
+
+    resumable: ClassVar[bool] = False
+    """Whether another node can go on with a broken stream: `takes` then names `RESUME`."""
 
     def stream(self, item: Fields, request: Request) -> AsyncIterator[Piece | Whole]:
         """Yield pieces, then one `Whole`. Runs on the loop, so it must never block.

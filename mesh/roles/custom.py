@@ -68,6 +68,16 @@ def is_streaming(kind: str) -> bool:
         return False
 
 
+@cache
+def is_resumable(kind: str) -> bool:
+    """Whether a broken stream of this kind can go on at another node."""
+    try:
+        found = find(kind)
+    except SetupError:
+        return False
+    return issubclass(found, StreamRole) and found.resumable
+
+
 def options(role: str, kind: type[Role], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the role's options with its defaults.
 

@@ -225,6 +225,7 @@ class FlowNode:
             directory=self.directory,
             peers=FakePeers(network),
             topology=lambda: world.topology,
+            doubts=self.router.doubts,
             clock=clock,
         )
         network.handlers[f"{name}:1"] = self.handle

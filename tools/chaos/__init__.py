@@ -1,0 +1,1 @@
+"""Breaks a mesh of real processes in every way that it should survive, under load, and counts."""

@@ -1,0 +1,126 @@
+"""One mesh under one load, to which one thing is done: the frame of every fault.
+
+Shell: keeps the mesh whole between faults, so that no fault inherits another's damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from tools.chaos.fabric import Fabric
+from tools.chaos.hosts import Host, make_hosts, wait_whole
+from tools.chaos.load import Load
+from tools.chaos.record import Row, row_of
+
+CALM_S = 2.0  # before the fault: what is normal here
+AFTER_S = 2.0  # after it: whether it is normal again
+
+TOPOLOGY = """
+[mesh]
+name = "chaos"
+epoch = {epoch}
+[roles.work]
+kind = "tools.chaos.roles:Work"
+nodes = ["n1", "n2"]
+work_ms = 10.0
+tag = "{tag}"
+[roles.tell]
+kind = "tools.chaos.roles:Tell"
+nodes = ["n1", "n2"]
+{more}
+[pipelines.work]
+input = ["id"]
+output = ["id", "by"]
+[[pipelines.work.stages]]
+name = "work"
+role = "work"
+take = {{ id = "id" }}
+give = {{ by = "by" }}
+[pipelines.tell]
+input = ["id", "count"]
+output = ["told", "pieces"]
+[[pipelines.tell.stages]]
+name = "tell"
+role = "tell"
+take = {{ id = "id", count = "count" }}
+give = {{ told = "told", pieces = "pieces" }}
+"""
+ROLES = {"work", "tell"}
+
+
+@dataclass
+class Scene:
+    """The mesh of a run."""
+
+    hosts: list[Host]
+    fabric: Fabric | None
+    session: aiohttp.ClientSession
+    calls_s: float
+    streams_s: float
+    epoch: int = 1
+    roles: dict[str, set[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    async def play(
+        self, name: str, fault: Callable[[], Awaitable[None]], doors: list[Host] | None = None
+    ) -> Row:
+        """Ask in calm, do the fault, ask on, and return what became of the requests."""
+        await wait_whole(self.hosts, self.session, self.roles, self.epoch)
+        before = [len(host.runs()) for host in self.hosts]
+        doors = doors or self.hosts[:1]
+        load = Load(
+            [host.url for host in doors],
+            calls_s=self.calls_s,
+            streams_s=self.streams_s,
+            prefix=name.replace(" ", "-"),
+        )
+        until = asyncio.Event()
+        running = asyncio.create_task(load.run(until))
+        try:
+            await asyncio.sleep(CALM_S)
+            fault_at_s = time.monotonic()
+            await fault()
+            await asyncio.sleep(AFTER_S)
+        finally:
+            until.set()
+            await running
+        runs = [run for host, n in zip(self.hosts, before, strict=True) for run in host.runs()[n:]]
+        return row_of(name, load.asked, fault_at_s, runs)
+
+    def change_topology(self, host: Host, *, tag: str = "", more: str = "") -> None:
+        """Write a newer topology into one node's file."""
+        self.epoch += 1
+        host.topology.write_text(TOPOLOGY.format(epoch=self.epoch, tag=tag, more=more))
+
+    async def wait_whole(self) -> float:
+        """Wait until every node sees every other as it should be; return how long."""
+        return await wait_whole(self.hosts, self.session, self.roles, self.epoch)
+
+
+@contextlib.asynccontextmanager
+async def open_scene(
+    folder: Path, fabric: Fabric | None, *, count: int, calls_s: float, streams_s: float
+) -> AsyncIterator[Scene]:
+    """Start a mesh; none of its processes outlives the block."""
+    hosts = make_hosts(count, folder, fabric)
+    timeout = aiohttp.ClientTimeout(total=2.0)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        scene = Scene(hosts, fabric, session, calls_s, streams_s)
+        scene.roles = {host.name: set() for host in hosts} | {"n1": ROLES, "n2": ROLES}
+        try:
+            for host in hosts:
+                host.topology.write_text(TOPOLOGY.format(epoch=1, tag="", more=""))
+                await host.start()
+            yield scene
+        finally:
+            for host in hosts:
+                if host.process is not None and host.process.returncode is None:
+                    host.process.kill()
+                    await host.process.wait()
