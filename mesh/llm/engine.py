@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Many
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from mesh.errors import Cancelled, DeadlineExceeded, MeshError, Overloaded, RoleError, TooLarge
@@ -135,13 +136,14 @@ class Engine:
         prepare: Callable[[], None] = lambda: None,
         report: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
-        """Start the thread.
+        """Start the thread, and return when it is prepared.
 
         Args:
             runner: computes steps.
             scheduler: decides them; belongs to the thread from here on.
             decode: tokens to text.
-            prepare: run first in the thread, e.g. to set how many threads torch uses.
+            prepare: run first in the thread, e.g. to set how many threads torch uses; what it
+                raises is raised here.
             report: told what a step raised.
         """
         self._runner, self._scheduler, self._decode = runner, scheduler, decode
@@ -153,8 +155,10 @@ class Engine:
         self._outbox: list[tuple[Stream, Said]] = []
         self._counts = _Counts()
         self._is_closed = False
+        self._prepared: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="mesh-llm", daemon=True)
         self._thread.start()
+        self._prepared.result()
 
     # --- on the loop -------------------------------------------------------------------
 
@@ -215,7 +219,12 @@ class Engine:
     # --- in the thread -----------------------------------------------------------------
 
     def _work(self) -> None:
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException as error:  # noqa: BLE001 - raised again where the engine is made
+            self._prepared.set_exception(error)
+            return
+        self._prepared.set_result(None)
         while not self._is_closed:
             self._perform(self._scheduler.handle(TICK, time.monotonic()))
             has_made = self._turn()

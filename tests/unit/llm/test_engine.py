@@ -188,3 +188,11 @@ def test_closing_the_engine_ends_who_is_still_there():
 
     with engine(runner) as opened:
         asyncio.run(stay())
+
+
+def test_what_preparing_raises_is_raised_where_the_engine_is_made():
+    def fail():
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        Engine(Alphabet(), Scheduler(Ledger(1, 64, 1)), decode, prepare=fail)
