@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from mesh.errors import SetupError, TooLarge, Unprocessable
 from mesh.models import sources
 from mesh.policy.request import Request
-from mesh.roles.base import Piece, StreamRole, Whole
+from mesh.roles.base import RESUME, Piece, StreamRole, Whole
 from mesh.wire.messages import Fields
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class Generate(StreamRole):
         "seed": int | None,
         "stop": list | None,
         "logprobs": int | None,  # how many alternatives to tell of each token
+        RESUME: list | None,
     }
     gives: ClassVar[tuple[str, ...]] = (
         "answer",
@@ -57,6 +58,7 @@ class Generate(StreamRole):
         "answer_tokens",
         "logprobs",
     )
+    resumable: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Any]] = {
         # How a question is put.
         "system": SYSTEM,
@@ -123,21 +125,26 @@ class Generate(StreamRole):
         ask = self._ask(item, request)
         is_question = item.get("query") is not None
         trim = Prefix(PREFIX if is_question else "")
-        odds: list[Fields] | None = None if item.get("logprobs") is None else []
-        answer = ""
+        odds: list[Fields] | None = None if item.get("logprobs") is None else _odds_told(item)
+        answer, told = "", _chars(item)
+        tokens: list[int] = []  # not yet told: with its text, another node could go on
         async with aclosing(self.opened.engine.submit(ask)) as said:
             async for part in said:
                 text = trim.push(part.text)
                 if part.finish is not None:
                     text += trim.flush()
-                answer += text
+                told, again = max(0, told - len(text)), told
+                answer, text = answer + text, text[again:]
+                tokens += [choice.token for choice in part.choices]
                 new = [] if odds is None else self._odds(part.choices, ask.ends)
                 if new:
                     assert odds is not None
                     odds += new
-                    yield Piece({"logprobs": new, "answer": text})
+                    yield Piece({"logprobs": new, "answer": text, "tokens": tokens})
+                    tokens = []
                 elif text:
-                    yield Piece({"answer": text})
+                    yield Piece({"answer": text, "tokens": tokens})
+                    tokens = []
                 if part.finish is not None:
                     # A question's answer stands alone; what goes on from a prompt keeps its blanks.
                     whole = answer.strip() if is_question else answer
@@ -215,6 +222,7 @@ class Generate(StreamRole):
             ends=frozenset() if item.get("ignores_ends") else self.opened.tokenizer.ends,
             deadline_s=request.deadline_s,
             priority=int(request.priority),
+            said=tuple(_tokens(_said(item), self.opened.architecture.vocabulary)),
         )
 
     def _sampling(self, item: Fields) -> Any:
@@ -279,6 +287,29 @@ def _check(options: Mapping[str, Any]) -> None:
         problems.append("question: expected a text with {query}, and {context} for documents")
     if problems:
         raise SetupError(*problems)
+
+
+def _said(item: Fields) -> list[int]:
+    """Return the tokens that another node made of this answer.
+
+    Raises:
+        Unprocessable: they are none.
+    """
+    pieces = item.get(RESUME) or []
+    try:
+        return [token for piece in pieces for token in piece["tokens"]]
+    except (KeyError, TypeError) as error:
+        raise Unprocessable("resume: expected pieces of an answer, with their tokens") from error
+
+
+def _odds_told(item: Fields) -> list[Fields]:
+    """Return what was told of the odds of these tokens."""
+    return [odds for piece in item.get(RESUME) or [] for odds in piece.get("logprobs", [])]
+
+
+def _chars(item: Fields) -> int:
+    """Return how many characters of this answer were told by another node."""
+    return sum(len(piece.get("answer", "")) for piece in item.get(RESUME) or [])
 
 
 class Prefix:

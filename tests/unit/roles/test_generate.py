@@ -66,6 +66,27 @@ def test_pieces_join_to_the_whole(role):
     assert whole.fields["finish"] == "length"
 
 
+@pytest.mark.parametrize("begun", [0, 1, 5, 19])
+@pytest.mark.parametrize("item", [{"prompt": "hello"}, {"query": "why?", "temperature": 0.9}])
+def test_another_node_goes_on_where_an_answer_broke(role, item, begun):
+    """What it gives, after what was given, is the undisturbed answer."""
+    wish = {**item, "tokens_max": 20}
+    *pieces, whole = asyncio.run(parts(role, wish))
+    given = [piece.fields for piece in pieces[:begun]]
+    *rest, again = asyncio.run(parts(role, {**wish, "resume": given}))
+    texts = [fields["answer"] for fields in (*given, *(piece.fields for piece in rest))]
+    assert "".join(piece.fields["answer"] for piece in pieces) == "".join(texts)
+    assert whole.fields == again.fields
+    told = [*given, *(piece.fields for piece in rest)]
+    assert sum(len(fields["tokens"]) for fields in told) <= whole.fields["answer_tokens"]
+
+
+@pytest.mark.parametrize("given", [[{"answer": "a"}], [{"answer": "a", "tokens": [10**6]}]])
+def test_what_cannot_be_resumed_is_refused(role, given):
+    with pytest.raises(Unprocessable):
+        answer(role, {"prompt": "hello", "resume": given})
+
+
 def test_sixteen_questions_at_once_are_answered_as_one_after_the_other(role):
     items = [{"query": f"what is {n}?", "documents": DOCUMENTS[:1]} for n in range(16)]
     alone = [answer(role, item) for item in items]
