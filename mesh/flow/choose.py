@@ -69,7 +69,7 @@ class Chooser:
         began_s = self._clock()
         usable: list[Endpoint] = []
         while not usable:
-            wait_s = LOADING_WAIT_S if self._directory.is_coming(role) else OWNER_WAIT_S
+            wait_s = LOADING_WAIT_S if self._directory.is_coming(role, tried) else OWNER_WAIT_S
             until_s = min(request.deadline_s, began_s + wait_s)
             if self._clock() >= until_s:
                 raise self._nobody(role, request)

@@ -6,7 +6,7 @@ per call. A node counts once it says itself that the role is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -97,9 +97,17 @@ class Directory:
         spec = self._topology().roles.get(role)
         return spec.nodes if spec else ()
 
-    def is_coming(self, role: str) -> bool:
-        """Return whether nobody serves a role yet, but a node that should is there and loads it."""
+    def is_coming(self, role: str, tried: Collection[str] = ()) -> bool:
+        """Return whether nobody serves a role yet, but a node that should is there and loads it.
+
+        A role whose layers are split is led by the next of its nodes when the first is lost.
+        """
         expected = self.expected(role)
+        spec = self._topology().roles.get(role)
+        if spec is not None and spec.layers is not None:
+            self._refresh()
+            names = {member.facts.name for member in self._live}
+            return any(name in names and name not in tried for name in expected)
         return not self.endpoints(role) and any(m.facts.name in expected for m in self._live)
 
     def explain(self, role: str) -> str:

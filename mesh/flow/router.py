@@ -309,12 +309,14 @@ class Router:
         error.role = error.role or role
         error.node = error.node or endpoint.name
         error.request_id = error.request_id or request.id
+        others = len(self._chooser.usable(role, tried))
+        is_led = spec.layers is not None and isinstance(error, PeerError)  # another node will lead
         if not attempts.may_retry(
             error,
             attempts=len(tried),
             is_idempotent=custom.is_idempotent(spec.kind),
             has_streamed=has_streamed,
-            others=len(self._chooser.usable(role, tried)),
+            others=others or (is_led and self._directory.is_coming(role, tried)),
             left_s=request.left_s(self._clock()),
         ):
             raise error
