@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from aiohttp import http_parser, web
 
-from mesh.api import admin, native, openai, openai_answer, pages, seeds, status, vectors
+from mesh.api import admin, infer, native, openai, openai_answer, pages, seeds, status, vectors
 from mesh.api.guard import SHAPES, middleware
 from mesh.api.parts import PARTS, Parts
 from mesh.api.shortcut import Shortcut
@@ -32,7 +32,7 @@ def build(parts: Parts, more: Sequence[web.RouteDef] = ()) -> web.Application:
     app[SHAPES] = {
         route.path: openai_answer.error for route in (*openai.routes(), *vectors.routes())
     }
-    for routes in (native, openai, vectors, admin, seeds, status, pages):
+    for routes in (native, openai, vectors, infer, admin, seeds, status, pages):
         app.add_routes(routes.routes())
     app.add_routes(more)
     return app

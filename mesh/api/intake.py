@@ -94,24 +94,42 @@ async def body_of(request: web.Request, deadline_s: float) -> dict[str, Any]:
         Unprocessable: JSON, but no object.
         DeadlineExceeded: the body came too slowly.
     """
+    if request.content.is_eof():  # it is here, as small bodies are: nothing to wait for
+        return parsed(_here(request))
+    return parsed(await raw_of(request, deadline_s))
+
+
+async def raw_of(request: web.Request, deadline_s: float) -> bytes:
+    """Return the body as it came.
+
+    Raises:
+        TooLarge: as for `body_of`.
+        BadRequest: the transfer is broken.
+        DeadlineExceeded: the body came too slowly.
+    """
+    if request.content.is_eof():
+        return _here(request)
     bytes_max = request.app[PARTS].settings.limits.body_bytes_max
     if (request.content_length or 0) > bytes_max:
         raise TooLarge(f"the body has {request.content_length} bytes; at most {bytes_max} are read")
     try:
-        if request.content.is_eof():  # it is here, as small bodies are: nothing to wait for
-            raw = request.content.read_nowait()
-            if len(raw) > bytes_max:
-                raise TooLarge(f"the body is longer than {bytes_max} bytes")
-            return parsed(raw)
         async with asyncio.timeout(deadline_s - time.monotonic()):
-            raw = await request.read()
+            return await request.read()
     except TimeoutError as error:
         raise DeadlineExceeded("the deadline passed while the body was read") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge(f"the body is longer than {bytes_max} bytes") from error
     except web.RequestPayloadError as error:
         raise BadRequest(f"the body cannot be read: {error}") from error
-    return parsed(raw)
+
+
+def _here(request: web.Request) -> bytes:
+    """Return a body that has arrived."""
+    bytes_max = request.app[PARTS].settings.limits.body_bytes_max
+    raw = request.content.read_nowait()
+    if len(raw) > bytes_max:
+        raise TooLarge(f"the body is longer than {bytes_max} bytes")
+    return raw
 
 
 def parsed(raw: bytes) -> dict[str, Any]:

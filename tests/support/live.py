@@ -12,7 +12,7 @@ import msgspec
 
 from mesh.node import Node
 from mesh.settings.load import Settings
-from mesh.settings.schema import Gossip, Join, Limits, Listen, Log, Security
+from mesh.settings.schema import Compute, Gossip, Join, Limits, Listen, Log, Security
 from mesh.settings.schema import Node as NodeSettings
 from mesh.settings.topology import Topology
 
@@ -80,8 +80,19 @@ give = { text = "loud" }
 def topology_of(text: str) -> Topology:
     """Return a topology; keys of a role that are none of its fields are its options."""
     raw = tomllib.loads(text)
-    known = {"kind", "model", "nodes", "replicas", "route", "key", "lane", "batch", "queue_max"}
-    known |= {"layers"}
+    known = {
+        "kind",
+        "model",
+        "nodes",
+        "replicas",
+        "route",
+        "key",
+        "lane",
+        "batch",
+        "queue_max",
+        "needs",
+    }
+    known |= {"layers", "needs"}
     for role in raw.get("roles", {}).values():
         role["options"] = {key: role.pop(key) for key in list(role) if key not in known}
     return msgspec.convert(raw, Topology)
@@ -95,6 +106,7 @@ def node_of(name: str, folder: Path, text: str = TOPOLOGY, **parts) -> Node:
         data=folder / name,
         listen=Listen("127.0.0.1:0", "127.0.0.1:0"),
         join=parts.pop("join", Join()),
+        compute=parts.pop("compute", Compute()),
         gossip=QUICK,
         limits=parts.pop("limits", Limits(body_bytes_max=1 << 20, deadline_s=5.0, drain_s=2.0)),
         security=parts.pop("security", Security()),

@@ -1,5 +1,7 @@
 """The tensor role: padding, bad items among good ones, and parts that make the whole."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,40 @@ def test_a_part_beyond_the_parts_is_refused():
     """Before serving, with what was expected."""
     with pytest.raises(SetupError, match="part < parts"):
         Tensor(Context("tensor", options={"part": 2, "parts": 2}))
+
+
+def test_bodies_are_read_as_their_values_would_be(whole):
+    """JSON and bytes that a door passed on unread answer like the numbers in them."""
+    numbers = np.random.default_rng(2).random(1200, dtype=np.float32)
+    asked = json.dumps({"request_id": "r", "input_data": numbers.tolist(), "input_shape": [3, 400]})
+    plain, of_json, of_bytes = whole.run(
+        [
+            {"input_data": numbers},
+            {"body": asked.encode(), "form": "json"},
+            {"body": numbers.tobytes(), "form": "float32", "input_shape": [1200]},
+        ]
+    )
+    assert of_json["request_id"] == "r"
+    assert np.array_equal(plain["output_data"], of_json["output_data"])
+    assert np.array_equal(plain["output_data"], of_bytes["output_data"])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"body": b"{", "form": "json"},
+        {"body": b'{"input_data": [1, null]}', "form": "json"},
+        {"body": b'{"input_data": [1], "input_shape": [2]}', "form": "json"},
+        {"body": b"[" * 100_000, "form": "json"},
+        {"body": b"abc", "form": "float32"},
+        {"body": b"abcd", "form": "float32", "input_shape": [2]},
+        {"input_data": [1.0], "input_shape": [-1]},
+        {},
+    ],
+)
+def test_a_bad_body_fails_alone(whole, bad):
+    """What a door did not read is no danger to the others of its batch."""
+    good = {"input_data": [1.0, 2.0]}
+    first, failed, last = whole.run([good, bad, good])
+    assert isinstance(failed, Unprocessable)
+    assert np.array_equal(first["output_data"], last["output_data"])
