@@ -49,14 +49,17 @@ async def openapi(request: web.Request) -> web.Response:
 
 
 async def docs(request: web.Request) -> web.Response:
-    """Return the same for people."""
+    """List every door for people."""
     rows = []
     for path, operations in describe.openapi(request.app)["paths"].items():
         for method, operation in operations.items():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             fields = ", ".join(body.get("schema", {}).get("properties", {}))
-            cells = (method.upper(), path, operation["summary"], fields)
-            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+            what, path = escape(operation["summary"]), escape(path)
+            rows.append(
+                f'<tr><td>{method.upper()}<td class="path">{path}'
+                f'<td>{what} <span class="soft">{escape(fields)}</span>'
+            )
     text = _DOCS.replace("{rows}", "\n".join(rows))
     return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
@@ -67,11 +70,13 @@ _DOCS = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>Doors of this mesh</title>
 <link rel="stylesheet" href="/console.css">
-<main>
+<header>
 <h1>Doors of this mesh</h1>
-<p>For programs: <a href="/openapi.json">openapi.json</a>. The <a href="/">console</a>.</p>
+<nav><a href="/">Console</a><a href="/openapi.json">OpenAPI</a></nav>
+</header>
+<main>
 <table>
-<thead><tr><th>Method<th>Path<th>What it does<th>Body</tr></thead>
+<thead><tr><th>Method<th>Path<th>What it does, and the fields of its body</tr></thead>
 <tbody>
 {rows}
 </tbody>
