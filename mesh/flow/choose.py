@@ -13,6 +13,7 @@ from typing import Any
 
 from mesh.errors import BreakerOpen, MeshError, NoOwner
 from mesh.flow.directory import Directory, Endpoint
+from mesh.flow.doubt import Doubts
 from mesh.flow.reach import Reach
 from mesh.policy import balance, deadline
 from mesh.policy.edge import fit
@@ -34,15 +35,22 @@ class Chooser:
         directory: who serves what.
         reach: knows how calls to each went.
         rng: draws between equals.
+        doubts: knows which addresses do not answer this very node.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, directory: Directory, reach: Reach, rng: Random, clock: Callable[[], float]
+        self,
+        directory: Directory,
+        reach: Reach,
+        rng: Random,
+        doubts: Doubts,
+        clock: Callable[[], float],
     ) -> None:
         self._directory = directory
         self._reach = reach
         self._rng = rng
+        self._doubts = doubts
         self._clock = clock
         self._turns: dict[str, int] = {}
 
@@ -57,7 +65,8 @@ class Chooser:
             return left
         edges = [self._reach.edge(role, endpoint.address) for endpoint in left]
         fits = [left[index] for index in fit(edges, self._clock())]
-        return [endpoint for endpoint in fits if not endpoint.suspect] or fits
+        doubtful = self._doubts.now
+        return [e for e in fits if not e.suspect and e.address not in doubtful] or fits
 
     async def wait_usable(
         self, role: str, request: Request, tried: Collection[str]

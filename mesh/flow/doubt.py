@@ -18,18 +18,22 @@ Action = Callable[[], None]
 
 
 class Doubts:
-    """Who waits for which address."""
+    """Who waits for which address.
 
-    __slots__ = ("_now", "_waiting")
+    Attributes:
+        now: addresses in doubt.
+    """
+
+    __slots__ = ("_waiting", "now")
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[Action]] = {}
-        self._now: frozenset[str] = frozenset()
+        self.now: frozenset[str] = frozenset()
 
     def raise_at(self, addresses: Iterable[str]) -> None:
         """Let those act who wait for one of these; the others are no longer in doubt."""
-        self._now = frozenset(addresses)
-        for address in self._now:
+        self.now = frozenset(addresses)
+        for address in self.now:
             for action in tuple(self._waiting.get(address, ())):
                 action()
 
@@ -81,7 +85,7 @@ class LateWatch(Watch):
 
     def __enter__(self) -> None:
         super().__enter__()
-        if self._address in self._doubts._now:
+        if self._address in self._doubts.now:
             self._start()
 
     def __exit__(

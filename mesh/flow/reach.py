@@ -43,6 +43,9 @@ class Peers(Protocol):
     def stream(self, address: str, call: Call) -> AsyncIterator[Piece | Answer]:
         """Call a peer that answers in pieces; closing it cancels there."""
 
+    def quiet(self) -> set[str]:
+        """Return the addresses that do not answer pings now."""
+
 
 class Answered(msgspec.Struct, frozen=True):
     """An answer, and how it came about."""

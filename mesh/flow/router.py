@@ -14,6 +14,7 @@ node is called without a socket, by the same way otherwise.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import aclosing
 from random import Random
@@ -48,6 +49,7 @@ from mesh.wire.messages import Fields, Piece
 
 __all__ = ["Answered", "Router"]
 
+QUIET_LOOK_S = 0.5  # how often this node's own connections are looked at
 GIVEN_MAX = 100_000  # pieces kept of a stream so that it can go on elsewhere; longer ones cannot
 
 
@@ -75,25 +77,32 @@ class Router:
     ) -> None:
         self._directory = directory
         self._topology = topology
+        self._peers = peers
         self._rng = rng
         self._clock = clock
         self._reach = Reach(local, peers, rng, clock)
-        self._chooser = Chooser(directory, self._reach, rng, clock)
+        self.doubts = Doubts()
+        self._chooser = Chooser(directory, self._reach, rng, self.doubts, clock)
         self._retries: dict[str, Budget] = {}
         self._hedges: dict[str, Budget] = {}
-        self.doubts = Doubts()
         self._failovers = 0
         self._resumed = 0
         self._shadows = Shadows(self.call)
 
     async def run(self) -> None:
-        """Watch membership until cancelled: who waits for a node in doubt asks another too."""
+        """Watch who is in doubt until cancelled: who waits for such a node asks another too.
+
+        Membership says so, or this node's own connection: a line may be cut that the others
+        do not need.
+        """
         try:
             while True:
                 version = self._directory.version
-                self.doubts.raise_at(self._directory.doubtful())
+                self.doubts.raise_at([*self._directory.doubtful(), *self._peers.quiet()])
                 self._reach.keep(self._directory.addresses())
-                await self._directory.wait_change(version)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(QUIET_LOOK_S):
+                        await self._directory.wait_change(version)
         finally:
             await self._shadows.aclose()
 

@@ -96,7 +96,7 @@ class Takeover:
         self._stamp = _stamp(path)
         self._since_s = 0.0
         self._parting: dict[str, tuple[Role, float]] = {}
-        self._merged: tuple[tuple[int, ...], Topology] = ((), topology)
+        self._routable = self._duty = topology
         self._refusals: dict[tuple[int, int], float] = {}
         self._last: dict[str, Any] = {}
         self._taken = 0
@@ -110,12 +110,17 @@ class Takeover:
 
     def routable(self) -> Topology:
         """Return `current` with the roles that requests of before may still need."""
-        # Asked for by every request, and nearly always nothing is about to part.
-        return self._with(self.current, (*self._parting,)) if self._parting else self.current
+        return self._routable
 
     def duty(self) -> Topology:
         """Return `next` with what must still be served beside it."""
-        return self._with(self.next, (*self._parting, *self.current.roles))
+        return self._duty
+
+    def _settle(self) -> None:
+        """Work out both anew; requests ask for them, so not each time."""
+        parting = (*self._parting,)
+        self._routable = self._with(self.current, parting)
+        self._duty = self._with(self.next, (*parting, *self.current.roles))
 
     def _with(self, base: Topology, names: tuple[str, ...]) -> Topology:
         known = self.current.roles | {name: role for name, (role, _) in self._parting.items()}
@@ -199,6 +204,7 @@ class Takeover:
             self._switch()  # two changes at once: duties of both are under way already
         self.next, self.text = topology, text
         self._edition = edition_of(topology, text)
+        self._settle()
         self._since_s = self._clock()
         self._taken += 1
         self._log.info("topology.taken", epoch=topology.mesh.epoch, origin=origin)
@@ -212,6 +218,8 @@ class Takeover:
         over = [name for name, (_, until_s) in self._parting.items() if now_s >= until_s]
         for name in over:
             del self._parting[name]
+        if over:
+            self._settle()
         if self.next is not self.current:
             waits = self._missing()
             if waits and now_s - self._since_s < SWITCH_S:
@@ -231,6 +239,7 @@ class Takeover:
         for name in self.next.roles:
             self._parting.pop(name, None)
         self.current, self.current_text = self.next, self.text
+        self._settle()
         self._log.info("topology.followed", epoch=self.current.mesh.epoch)
 
     def _missing(self) -> tuple[str, ...]:

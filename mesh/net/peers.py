@@ -136,6 +136,14 @@ class Peers:
         """Forget that `address` could not be reached: its node is known to be back."""
         self._failures.pop(address, None)
 
+    def quiet(self) -> set[str]:
+        """Return the addresses that do not answer pings now, whatever others say of them."""
+        return {
+            address
+            for address, peer in self._peers.items()
+            if peer.is_open and peer.pulse.is_quiet
+        }
+
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Return, per address that was called, how that goes."""
         return {

@@ -17,19 +17,25 @@ from collections import deque
 from mesh.wire.messages import Pong
 
 TICK_S = 1.0
-PING_INTERVAL_S = 2.0
-SILENCE_S = 6.0  # three pings
+PING_INTERVAL_S = 1.0
+QUIET_S = 2.5  # two pings unanswered: calls are asked elsewhere too, but nothing is given up
+SILENCE_S = 6.0  # six pings: a loop that loads a large library may stand still for three seconds
 LATE_S = 1.0  # a tick this late says that we ourselves stood still, so silence proves nothing
 SAMPLES_MAX = 8
 
 
 class Pulse:
-    """The signs of life of one connection; times are monotonic seconds unless named `_at`."""
+    """The signs of life of one connection; times are monotonic seconds unless named `_at`.
+
+    Attributes:
+        is_quiet: whether the other side, as of the last tick, should have answered by now.
+    """
 
     def __init__(self, now_s: float) -> None:
         self.rtt_s = 0.0
         self.offset_s = 0.0
         self.heard_s = now_s
+        self.is_quiet = False
         self._ticked_s = now_s
         self._pinged_s = float("-inf")
         self._ping_id = 0
@@ -43,6 +49,7 @@ class Pulse:
         if was_late:
             # What arrived meanwhile may still be in the socket.
             self.heard_s = now_s
+        self.is_quiet = now_s - self.heard_s > QUIET_S
         return now_s - self.heard_s > SILENCE_S
 
     def is_ping_due(self, now_s: float) -> bool:

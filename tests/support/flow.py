@@ -122,6 +122,9 @@ class FakePeers:
     def __init__(self, network: Network) -> None:
         self._network = network
 
+    def quiet(self) -> set[str]:
+        return set()
+
     async def call(self, address: str, call: Call) -> Reached:
         try:
             async with asyncio.timeout(call.deadline_ms / 1000.0):

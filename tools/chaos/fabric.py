@@ -12,6 +12,7 @@ it ends, the kernel removes all of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -189,13 +190,9 @@ def fill_disk(folder: Path, size_kb: int = 256) -> None:
     _run("mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs", str(folder))
     for name, data in kept.items():
         (folder / name).write_bytes(data[: size_kb * 256])
-    with (folder / "filler").open("wb") as filler:
-        try:
-            while True:
-                filler.write(b"x" * 4096)
-                filler.flush()
-        except OSError:
-            return
+    with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(b"x" * 4096)
 
 
 def free_disk(folder: Path) -> None:

@@ -65,6 +65,7 @@ class Scene:
     calls_s: float
     streams_s: float
     epoch: int = 1
+    played: int = 0
     roles: dict[str, set[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -74,12 +75,13 @@ class Scene:
         """Ask in calm, do the fault, ask on, and return what became of the requests."""
         await wait_whole(self.hosts, self.session, self.roles, self.epoch)
         before = [len(host.runs()) for host in self.hosts]
+        self.played += 1
         doors = doors or self.hosts[:1]
         load = Load(
             [host.url for host in doors],
             calls_s=self.calls_s,
             streams_s=self.streams_s,
-            prefix=name.replace(" ", "-"),
+            prefix=f"{self.played}",
         )
         until = asyncio.Event()
         running = asyncio.create_task(load.run(until))
