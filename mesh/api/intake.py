@@ -11,7 +11,6 @@ import random
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -170,7 +169,7 @@ def id_of(body: dict[str, Any], default: str) -> str:
 
 def renamed(asked: Request, new_id: str) -> Request:
     """Return the same request under the id that its body gave."""
-    return replace(asked, id=new_id)
+    return msgspec.structs.replace(asked, id=new_id)
 
 
 def is_array_type(kind: Any) -> bool:

@@ -7,7 +7,9 @@ both end the same for the same path.
 
 from __future__ import annotations
 
-from aiohttp import web
+from collections.abc import Awaitable
+
+from aiohttp import hdrs, web
 from aiohttp.abc import AbstractMatchInfo
 
 PATHS_MAX = 256  # callers may invent paths; these are the ones that answered well
@@ -25,21 +27,21 @@ class Shortcut:
         self._app = app
         self._known: dict[str, AbstractMatchInfo] = {}
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request."""
-        is_post = request.method == "POST"
-        path = request.rel_url.raw_path
-        match = self._known.get(path) if is_post else None
-        if match is None or "Expect" in request.headers:
-            response = await self._app._handle(request)
-            if is_post and response.status == 200:
-                self._remember(path, request.match_info)
-            return response
+    def handle(self, request: web.Request) -> Awaitable[web.StreamResponse]:
+        """Answer a request; to be awaited, and no coroutine more than its handler's."""
+        if request.method != "POST":
+            return self._app._handle(request)
+        match = self._known.get(request.rel_url.raw_path)
+        if match is None or hdrs.EXPECT in request.headers:
+            return self._look_up(request)
         # What `Application._handle` does after its look-up; a match is read only from then on.
         request._match_info = match  # type: ignore[assignment]
-        return await self._guarded(request, match.handler)
+        return self._guarded(request, match.handler)
 
-    def _remember(self, path: str, match: AbstractMatchInfo) -> None:
-        if len(self._known) >= PATHS_MAX:
-            self._known.clear()
-        self._known[path] = match
+    async def _look_up(self, request: web.Request) -> web.StreamResponse:
+        response = await self._app._handle(request)
+        if response.status == 200:
+            if len(self._known) >= PATHS_MAX:
+                self._known.clear()
+            self._known[request.rel_url.raw_path] = request.match_info
+        return response

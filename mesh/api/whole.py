@@ -18,12 +18,12 @@ _HEAD = (
     b"Content-Type: application/json\r\n"
     b"X-Content-Type-Options: nosniff\r\n"
     b"Cache-Control: no-store\r\n"
-    b"Content-Length: %d\r\nDate: %b\r\n%b\r\n"
+    b"Content-Length: %d\r\nDate: %b\r\n%b\r\n%b"
 )
 
 
 class Whole(web.StreamResponse):
-    """A finished 200 answer of JSON.
+    """A finished 200 answer of JSON; not for routes that answer HEAD, which wants no body.
 
     Args:
         body: JSON.
@@ -74,14 +74,19 @@ class Whole(web.StreamResponse):
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError("the client went away")
-        more = "".join([f"{name}: {value}\r\n" for name, value in self._more.items()])
-        if request.version != HttpVersion11:
-            more += f"Connection: {'keep-alive' if self._keeps else 'close'}\r\n"
-        elif not self._keeps:
+        more = ""
+        for name, value in self._more.items():
+            assert "\n" not in value, "a header's value must not begin another header"
+            more += f"{name}: {value}\r\n"
+        if not self._keeps:
             more += "Connection: close\r\n"
-        assert more.count("\n") == more.count("\r\n"), "a header's value must end its line"
-        head = _HEAD % (len(self._bytes), _date(), more.encode("latin-1"))
-        transport.write(head + self._bytes)
+        elif request.version != HttpVersion11:
+            more += "Connection: keep-alive\r\n"
+        body = self._bytes
+        transport.write(_HEAD % (len(body), _date(), more.encode("latin-1"), body))
+        if request.protocol.writing_paused:
+            # A slow reader: the connection's next request waits until this answer has left.
+            await request.writer.drain()
 
 
 class _Clock:

@@ -64,7 +64,7 @@ class Admission:
         )
         return Request(id, until_s, priority, traceparent)
 
-    def admit(self, request: Request) -> Admitted:
+    def admit(self, request: Request) -> Admission:
         """Return the place of a request, to hold with `with` until it is answered.
 
         Raises:
@@ -85,7 +85,7 @@ class Admission:
                 request_id=request.id,
                 retry_after_s=RETRY_AFTER_S,
             )
-        return Admitted(self)
+        return self  # places are counted, and nothing need be known of each
 
     def drain(self) -> None:
         """Refuse whatever is new from now on."""
@@ -109,27 +109,10 @@ class Admission:
             "draining": self.is_draining,
         }
 
-    def _enter(self) -> None:
+    def __enter__(self) -> None:
         self.active += 1
         self.total += 1
         self._idle.clear()
-
-    def _leave(self) -> None:
-        self.active -= 1
-        if not self.active:
-            self._idle.set()
-
-
-class Admitted:
-    """A place at the door, given back when its block ends, however it ends."""
-
-    __slots__ = ("_admission",)
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-
-    def __enter__(self) -> None:
-        self._admission._enter()
 
     def __exit__(
         self,
@@ -137,4 +120,6 @@ class Admitted:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._admission._leave()
+        self.active -= 1
+        if not self.active:
+            self._idle.set()

@@ -164,20 +164,14 @@ class _Run:
         self._request = request
         self._clock = clock
         self._began_s = clock()
-        self._stages: list[dict[str, Any]] = []
+        self._told: list[dict[str, Any]] = [{} for _ in graph.stages]  # of each stage
         self._events: asyncio.Queue[FieldReady | TokenPiece | None] | None = None
 
     async def finish(self, inputs: Fields) -> Outcome:
-        """Run every stage and return the answer."""
-        try:
-            async with asyncio.timeout_at(self._request.deadline_s):
-                await self._stages_all(self._plan.begin(inputs))
-        except TimeoutError as error:
-            raise exceeded() from error
+        """Run every stage and return the answer; the router ends each at the deadline."""
+        await self._stages_all(self._plan.begin(inputs))
         total_ms = (self._clock() - self._began_s) * 1000.0
-        order = {stage.name: index for index, stage in enumerate(self._plan.graph.stages)}
-        stages = sorted(self._stages, key=lambda stage: order[stage["name"]])
-        return Outcome(self._plan.output(), trace(self._request, total_ms, stages))
+        return Outcome(self._plan.output(), trace(self._request, total_ms, self._told))
 
     async def parts(self, inputs: Fields) -> AsyncGenerator[Event, None]:
         """Run every stage and yield what becomes known, then the answer."""
@@ -194,12 +188,20 @@ class _Run:
         self, inputs: Fields, events: asyncio.Queue[FieldReady | TokenPiece | None]
     ) -> Outcome:
         try:
-            outcome = await self.finish(inputs)
+            outcome = await self._finish_in_time(inputs)
         except Exception:  # not a cancellation: then nobody reads, and a full queue would hold us
             await events.put(None)
             raise
         await events.put(None)
         return outcome
+
+    async def _finish_in_time(self, inputs: Fields) -> Outcome:
+        """Run every stage; a reader who takes no events holds them until the deadline."""
+        try:
+            async with asyncio.timeout_at(self._request.deadline_s):
+                return await self.finish(inputs)
+        except TimeoutError as error:
+            raise exceeded() from error
 
     async def _stages_all(self, ready: list[int]) -> None:
         """Run stages until none is left; a lone one runs here, without a task of its own."""
@@ -216,7 +218,8 @@ class _Run:
                 for task in done:
                     ready += self._settle(tasks.pop(task), task.result())
         finally:
-            await _cancel(set(tasks))
+            if tasks:
+                await _cancel(set(tasks))
 
     def _settle(self, index: int, fields: Fields) -> list[int]:
         try:
@@ -237,7 +240,7 @@ class _Run:
             answered = await self._router.call(stage.role, item, self._request)
         else:
             answered = await self._stream_stage(stage, item, self._events)
-        self._stages.append(stage_trace(stage.name, stage.role, answered))
+        self._told[index] = stage_trace(stage.name, stage.role, answered)
         return answered.fields
 
     async def _stream_stage(

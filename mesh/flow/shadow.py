@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from mesh.errors import MeshError
 from mesh.policy.request import Priority, Request
@@ -37,7 +38,7 @@ class Shadows:
         if len(self._tasks) >= SHADOWS_MAX:
             self._counts["skipped"] += 1
             return
-        low = replace(request, id=f"{request.id}~shadow", priority=Priority.BATCH)
+        low = structs.replace(request, id=f"{request.id}~shadow", priority=Priority.BATCH)
         task = asyncio.create_task(self._run(role, dict(fields), low))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -34,13 +34,17 @@ class State(Enum):
     HALF_OPEN = "half_open"
 
 
+# An enum's members are looked up by a function: four times on the way of every request.
+_CLOSED, _OPEN, _HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
+
+
 class Breaker:
     """The state of one edge."""
 
     __slots__ = ("_failures", "_open_s", "_probes", "_successes", "_until_s", "state")
 
     def __init__(self) -> None:
-        self.state = State.CLOSED
+        self.state = _CLOSED
         self._failures = 0
         self._successes = 0
         self._probes = 0
@@ -49,52 +53,50 @@ class Breaker:
 
     def allows(self, now_s: float) -> bool:
         """Whether a call may be sent now."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return True
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             return now_s >= self._until_s
         return self._probes == 0
 
     def try_at_s(self, now_s: float) -> float:
         """Return when a call may be sent at the earliest."""
-        return max(now_s, self._until_s) if self.state is State.OPEN else now_s
+        return max(now_s, self._until_s) if self.state is _OPEN else now_s
 
     def sent(self, now_s: float) -> None:
         """Note a call that leaves."""
-        if self.state is State.OPEN and now_s >= self._until_s:
-            self.state, self._successes, self._probes = State.HALF_OPEN, 0, 0
-        if self.state is State.HALF_OPEN:
+        if self.state is _OPEN and now_s >= self._until_s:
+            self.state, self._successes, self._probes = _HALF_OPEN, 0, 0
+        if self.state is _HALF_OPEN:
             self._probes += 1
 
     def succeeded(self) -> None:
         """Note that a call was answered."""
         self._failures = 0
-        if self.state is State.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             self._probes = max(0, self._probes - 1)
             self._successes += 1
             if self._successes >= SUCCESSES_MIN:
-                self.state, self._open_s = State.CLOSED, OPEN_S
+                self.state, self._open_s = _CLOSED, OPEN_S
 
     def failed(self, now_s: float, rng: Random) -> None:
         """Note that the node or the way to it failed."""
         self._failures += 1
-        if self.state is State.HALF_OPEN or (
-            self.state is State.CLOSED and self._failures >= FAILURES_MAX
-        ):
-            self.state = State.OPEN
+        if self.state is _HALF_OPEN or (self.state is _CLOSED and self._failures >= FAILURES_MAX):
+            self.state = _OPEN
             jitter = 1.0 + JITTER_SHARE * (2.0 * rng.random() - 1.0)
             self._until_s = now_s + self._open_s * jitter
             self._open_s = min(OPEN_S_MAX, 2.0 * self._open_s)
 
     def abandoned(self) -> None:
         """Note that a call ended without telling anything of the node."""
-        if self.state is State.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             self._probes = max(0, self._probes - 1)
 
     def check(self) -> None:
         """Assert every invariant."""
         assert self._probes >= 0
-        assert self.state is not State.CLOSED or self._failures < FAILURES_MAX
+        assert self.state is not _CLOSED or self._failures < FAILURES_MAX
         assert OPEN_S <= self._open_s <= OPEN_S_MAX
 
 

@@ -20,6 +20,7 @@ HEDGE_FACTOR = 1.2  # at the p95 itself one healthy call in twenty would use the
 FAULTS_MIN = 20  # calls before a node can count as the odd one out
 FAULT_SHARE_MAX = 0.5  # half of its answers are the role's own errors …
 FAULT_SHARE_FINE = 0.1  # … while another node has next to none: the node is broken, not the items
+FAULT_SHARE_MIN = 1e-6  # a share below this is none
 FAULT_HALF_S = 10.0  # it is given another chance as its record fades
 _FRESH = 0.1
 
@@ -53,7 +54,8 @@ class Edge:
         self.view.in_flight -= 1
         self.breaker.succeeded()
         self._sample(took_s)
-        self._record(now_s, 0.0)
+        if self._fault_share:
+            self._record(now_s, 0.0)
 
     def failed(self, error: MeshError, now_s: float, took_s: float, rng: Random) -> None:
         """Note a call that ended in an error."""
@@ -99,9 +101,9 @@ class Edge:
             self._slot = (self._slot + 1) % SAMPLES_MAX
 
     def _record(self, now_s: float, fault: float) -> None:
-        if fault or self._fault_share > 1e-6:
-            self._fault_share += _FRESH * (fault - self._fault_share)
-            self._fault_at_s = now_s
+        share = self._fault_share + _FRESH * (fault - self._fault_share)
+        self._fault_share = share if share > FAULT_SHARE_MIN else 0.0
+        self._fault_at_s = now_s
 
 
 def fit(edges: Sequence[Edge], now_s: float) -> list[int]:

@@ -91,6 +91,7 @@ class Graph:
     def __init__(self, pipeline: PipelineLike) -> None:
         assert not problems(pipeline, _Anything()), "validate a pipeline before running it"
         self.input = tuple(pipeline.input)
+        self._names = set(self.input)
         self.output = tuple(pipeline.output)
         self.stages = tuple(pipeline.stages)
         self.consumers: dict[str, list[int]] = {}
@@ -101,6 +102,8 @@ class Graph:
 
     def check_input(self, fields: Mapping[str, Any]) -> None:
         """Raise `Unprocessable` unless exactly the input's fields are there."""
+        if fields.keys() == self._names:
+            return
         missing = [name for name in self.input if name not in fields]
         unknown = [name for name in fields if name not in self.input]
         if missing:

@@ -31,6 +31,10 @@ class State(Enum):
     GONE = "gone"
 
 
+# An enum's members are looked up by a function: six times per item on the way of every request.
+_WAITING, _TAKEN, _GONE = State.WAITING, State.TAKEN, State.GONE
+
+
 class Entry(Generic[Item]):
     """One item with what decides its place; a ticket for `discard`."""
 
@@ -44,7 +48,7 @@ class Entry(Generic[Item]):
         self.priority = priority
         self.deadline_s = deadline_s
         self.arrived_s = arrived_s
-        self.state = State.WAITING
+        self.state = _WAITING
 
 
 class Queue(Generic[Item]):
@@ -93,29 +97,29 @@ class Queue(Generic[Item]):
 
     def discard(self, entry: Entry[Item]) -> bool:
         """Forget an entry whose owner went away; False when it has already left."""
-        if entry.state is not State.WAITING:
+        if entry.state is not _WAITING:
             return False
-        self._leave(entry, State.GONE)
+        self._leave(entry, _GONE)
         heap = self._heaps[entry.priority]
         if len(heap) > _SLACK and len(heap) > 2 * self._count:
-            heap[:] = [key for key in heap if key[2].state is State.WAITING]
+            heap[:] = [key for key in heap if key[2].state is _WAITING]
             heapify(heap)
         return True
 
     def evict(self, priority: int) -> Entry[Item] | None:
         """Remove and return the last entry of the least urgent class below `priority`."""
         for heap in reversed(self._heaps[priority + 1 :]):
-            waiting = [key for key in heap if key[2].state is State.WAITING]
+            waiting = [key for key in heap if key[2].state is _WAITING]
             if waiting:
                 entry = max(waiting)[2]
-                self._leave(entry, State.GONE)
+                self._leave(entry, _GONE)
                 return entry
         return None
 
     def peek(self) -> Entry[Item] | None:
         """Return who is next, expired or not."""
         for heap in self._heaps:
-            while heap and heap[0][2].state is not State.WAITING:
+            while heap and heap[0][2].state is not _WAITING:
                 heappop(heap)
             if heap:
                 return heap[0][2]
@@ -125,7 +129,7 @@ class Queue(Generic[Item]):
         """Take who is next."""
         entry = self.peek()
         assert entry is not None, "pop from an empty queue"
-        self._leave(entry, State.TAKEN)
+        self._leave(entry, _TAKEN)
         heappop(self._heaps[entry.priority])
         return entry
 
@@ -136,11 +140,11 @@ class Queue(Generic[Item]):
         for heap in self._heaps:
             while heap and len(taken) < items_max:
                 entry = heap[0][2]
-                if entry.state is State.WAITING:
+                if entry.state is _WAITING:
                     cost += entry.cost
                     if cost_max and taken and cost > cost_max:
                         return taken
-                    self._leave(entry, State.TAKEN)
+                    self._leave(entry, _TAKEN)
                     taken.append(entry)
                 heappop(heap)
         return taken
@@ -149,35 +153,30 @@ class Queue(Generic[Item]):
         """Remove and return what is past its deadline; it stands at the head of its class."""
         gone = []
         for heap in self._heaps:
-            while heap and (heap[0][2].state is not State.WAITING or heap[0][0] <= now_s):
+            while heap and (heap[0][2].state is not _WAITING or heap[0][0] <= now_s):
                 entry = heappop(heap)[2]
-                if entry.state is State.WAITING:
-                    self._leave(entry, State.GONE)
+                if entry.state is _WAITING:
+                    self._leave(entry, _GONE)
                     gone.append(entry)
         return gone
 
     def oldest_s(self) -> float | None:
         """Return when the entry that has waited longest came; a scan, for windows only."""
         return min(
-            (
-                key[2].arrived_s
-                for heap in self._heaps
-                for key in heap
-                if key[2].state is State.WAITING
-            ),
+            (key[2].arrived_s for heap in self._heaps for key in heap if key[2].state is _WAITING),
             default=None,
         )
 
     def latest_s(self) -> float:
         """Return the latest deadline of what waits; a scan, for overload only."""
         return max(
-            (key[0] for heap in self._heaps for key in heap if key[2].state is State.WAITING),
+            (key[0] for heap in self._heaps for key in heap if key[2].state is _WAITING),
             default=0.0,
         )
 
     def check(self) -> None:
         """Assert that counts agree with what is there."""
-        waiting = [k[2] for heap in self._heaps for k in heap if k[2].state is State.WAITING]
+        waiting = [k[2] for heap in self._heaps for k in heap if k[2].state is _WAITING]
         assert len(waiting) == self._count <= self.items_max
         assert sum(entry.cost for entry in waiting) == self.cost
         assert (self._count, self.cost) == self.ahead(_CLASSES - 1)

@@ -6,8 +6,9 @@ part that works for the request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 
 class Priority(IntEnum):
@@ -18,8 +19,7 @@ class Priority(IntEnum):
     BATCH = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One request on its way.
 
     `deadline_s` is in this process's monotonic seconds (`time.monotonic`, which is

@@ -23,12 +23,17 @@ class Pipe:
         self.writes.append(data)
 
 
+READS_ON = SimpleNamespace(writing_paused=False)
+
+
 def send(answer, version=HttpVersion11, keep_alive=True, pipe=None):
     pipe = pipe or Pipe()
 
     async def go():
         await answer.prepare(
-            SimpleNamespace(transport=pipe, version=version, keep_alive=keep_alive)
+            SimpleNamespace(
+                transport=pipe, version=version, keep_alive=keep_alive, protocol=READS_ON
+            )
         )
         assert answer.prepared
         await answer.write_eof()
@@ -86,3 +91,31 @@ def test_a_header_cannot_begin_another():
     answer.headers["X-Request-ID"] = "a\nSet-Cookie: b"
     with pytest.raises(AssertionError):
         send(answer)
+
+
+def test_the_connection_waits_for_a_slow_reader():
+    """Its next request is read when this answer is on its way, or answers would pile up."""
+    drained = []
+
+    class Writer:
+        async def drain(self):
+            drained.append(True)
+
+    async def go(is_paused):
+        answer = Whole(b"{}")
+        protocol = SimpleNamespace(writing_paused=is_paused)
+        await answer.prepare(
+            SimpleNamespace(
+                transport=Pipe(),
+                version=HttpVersion11,
+                keep_alive=True,
+                protocol=protocol,
+                writer=Writer(),
+            )
+        )
+        await answer.write_eof()
+
+    asyncio.run(go(False))
+    assert drained == []
+    asyncio.run(go(True))
+    assert drained == [True]
