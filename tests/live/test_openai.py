@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import Future
 from contextlib import ExitStack
 
 import openai
@@ -12,7 +10,8 @@ import pytest
 
 from mesh.settings.schema import Security
 from tests.support.decoders import write_talker
-from tests.support.live import mesh, url, wait_idle, wait_until
+from tests.support.live import mesh, url
+from tests.support.town import Town
 
 pytestmark = pytest.mark.live
 
@@ -61,48 +60,16 @@ give = { answer = "said" }
 ASKED = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
 
 
-class Town:
-    """A mesh that lives in a thread of its own, so that the client may block as usual."""
-
-    def __init__(self, folder):
-        self._folder, self._ready, self._loop = folder, Future(), asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._live(),))
-
-    def __enter__(self):
-        self._thread.start()
-        self.nodes = self._ready.result(30)
-        return self
-
-    def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._loop.close()
-
-    async def _live(self):
-        try:
-            text = TOPOLOGY.replace("FOLDER", str(write_talker(self._folder / "tiny", TEMPLATE)))
-            async with mesh(self._folder, text) as (nodes, _):
-                self._ready.set_result(nodes)
-                await self._stop.wait()
-                await wait_idle(nodes)
-        except BaseException as error:
-            if not self._ready.done():
-                self._ready.set_exception(error)
-            raise
-
-    def wait(self, is_true):
-        """Wait in the mesh's loop for something to become true there."""
-        asyncio.run_coroutine_threadsafe(wait_until(is_true), self._loop).result(20)
-
-    def engine(self):
-        """Return what the language model's engine counts."""
-        return self.nodes[1].local.statistics()["talk"]["engine"]
+def engine_of(town):
+    """Return what the language model's engine counts."""
+    return town.nodes[1].local.statistics()["talk"]["engine"]
 
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    with Town(tmp_path_factory.mktemp("town")) as town:
+    folder = tmp_path_factory.mktemp("town")
+    text = TOPOLOGY.replace("FOLDER", str(write_talker(folder / "tiny", TEMPLATE)))
+    with Town(folder, text) as town:
         yield town
 
 
@@ -342,10 +309,10 @@ def test_error_in_mid_stream_reaches_the_caller(client):
 
 def test_dropped_stream_frees_what_it_held_on_every_node(town, clients):
     def is_idle():
-        engine = town.engine()
+        engine = engine_of(town)
         return not engine["running"] and not engine["waiting"]
 
-    before = town.engine()["ended"].get("cancelled", 0)
+    before = engine_of(town)["ended"].get("cancelled", 0)
     for client in clients:
         stream = client.chat.completions.create(
             model="talk", messages=ASKED, stream=True, max_tokens=100, n=3,
@@ -354,5 +321,5 @@ def test_dropped_stream_frees_what_it_held_on_every_node(town, clients):
         next(iter(stream))
         stream.close()
         town.wait(is_idle)
-    assert town.engine()["ended"].get("cancelled", 0) - before >= len(clients)
-    assert town.engine()["kv_blocks_used"] == 0
+    assert engine_of(town)["ended"].get("cancelled", 0) - before >= len(clients)
+    assert engine_of(town)["kv_blocks_used"] == 0
