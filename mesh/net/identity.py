@@ -13,7 +13,9 @@ from pathlib import Path
 import msgspec
 
 from mesh.errors import SetupError
+from mesh.observe.logs import named
 
+_log = named("mesh.membership")
 KNOWN_MAX = 64  # peers remembered, as Serf's snapshot in spirit: enough to find any mesh again
 
 
@@ -34,7 +36,7 @@ def load_identity(path: Path | None, rng: random.Random, now_ms: int) -> Identit
         now_ms: milliseconds since 1970; a clock set back does no harm while the file exists.
 
     Raises:
-        SetupError: if the file exists and is no identity, or cannot be written.
+        SetupError: if the file exists and is no identity, or must be written and cannot.
     """
     fresh = Identity(f"{rng.getrandbits(64):016x}", now_ms)
     if path is None:
@@ -51,7 +53,11 @@ def load_identity(path: Path | None, rng: random.Random, now_ms: int) -> Identit
     try:
         _write(path, identity)
     except OSError as error:
-        raise SetupError(f"{path}: cannot be written: {error}") from error
+        # On a full disk a node that is known goes on: the clock alone put this boot above the
+        # last, and will put the next one above this.
+        if old is None or now_ms <= old.boot:
+            raise SetupError(f"{path}: cannot be written: {error}") from error
+        _log.warning("member.identity_not_kept", path=str(path), reason=str(error))
     return identity
 
 
