@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 
 ROOT = Path(__file__).resolve().parents[2]
+READY_S = 20.0  # without models it takes two
 NODE = """
 name = "{name}"
 topology = "topology.toml"
@@ -94,16 +95,20 @@ async def processes(folder: Path, topology: str, count: int = 3):
                 await node.stop()
 
 
-async def wait_ready(http: aiohttp.ClientSession, nodes: list[Process]) -> None:
+async def wait_ready(
+    http: aiohttp.ClientSession, nodes: list[Process], within_s: float = READY_S
+) -> None:
     """Wait until every node is ready and all see each other."""
     for node in nodes:
-        await wait_seen(http, node, nodes)
+        await wait_seen(http, node, nodes, within_s)
 
 
-async def wait_seen(http: aiohttp.ClientSession, node: Process, nodes: list[Process]) -> None:
+async def wait_seen(
+    http: aiohttp.ClientSession, node: Process, nodes: list[Process], within_s: float = READY_S
+) -> None:
     """Wait until a node is ready and sees exactly these nodes alive, with their roles loaded."""
     expected = {one.name: one.roles for one in nodes}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(within_s):
         while await seen(http, node) != expected:  # noqa: ASYNC110 - another process has no event
             await asyncio.sleep(0.02)
 
