@@ -14,6 +14,7 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 from aiohttp import web
 
+from mesh.api import openai_form, vectors
 from mesh.api.intake import is_array_type
 from mesh.api.parts import PARTS, Parts, Types
 
@@ -43,6 +44,17 @@ _TRACE = {
 }
 
 
+# Bodies of doors whose standards fix them.
+_BODIES: Mapping[str, Any] = {
+    "/v1/chat/completions": openai_form.Chat,
+    "/v1/completions": openai_form.Completion,
+    "/v1/embeddings": vectors.Embeddings,
+    "/v1/rerank": vectors.Rerank,
+    "/v2/rerank": vectors.Rerank,
+    "/rerank": vectors.Rerank,
+}
+
+
 def openapi(app: web.Application) -> dict[str, Any]:
     """Return the description of every route of `app`."""
     parts = app[PARTS]
@@ -56,7 +68,7 @@ def openapi(app: web.Application) -> dict[str, Any]:
         "info": {"title": f"mesh {parts.topology.mesh.name}", "version": "1"},
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": {"Error": _error_schema()},
+            "schemas": {"Error": _error_schema(), **_components()},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}] if security else [],
@@ -103,6 +115,8 @@ def _operations(
         given = schema_of({"request_id": str, "query": str})
         got = schema_of(dict.fromkeys(_QUERY_ANSWER, str))
         return [(path, _work(summary, (given, got)))]
+    if path in _BODIES:
+        return [(path, _work(summary, (_components()[_BODIES[path].__name__], _OBJECT)))]
     names = re.findall(r"{(\w+)}", path)
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -142,6 +156,13 @@ def _work(summary: str, body: tuple[dict[str, Any], dict[str, Any]]) -> dict[str
 def _ok(schema: Mapping[str, Any] | None) -> dict[str, Any]:
     content = {"content": {"application/json": {"schema": schema}}} if schema else {}
     return {"200": {"description": "The answer.", **content}}
+
+
+def _components() -> dict[str, Any]:
+    """Return the schemas of the standards' bodies, and of what is in them, by name."""
+    place = "#/components/schemas/{name}"
+    kinds = list(dict.fromkeys(_BODIES.values()))
+    return msgspec.json.schema_components(kinds, ref_template=place)[1]
 
 
 def _error_schema() -> dict[str, Any]:
