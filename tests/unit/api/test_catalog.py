@@ -100,6 +100,6 @@ def test_models_of_a_kind_go_by_two_names():
 
 
 def test_unknown_name_is_told_what_there_is():
-    with pytest.raises(NotFound, match="'gone'.*embed, small") as caught:
+    with pytest.raises(NotFound, match=r"'gone'.*embed, small") as caught:
         catalog.chosen(catalog.of_kind(TOPOLOGY, "embed"), "gone")
     assert caught.value.param == "model"
