@@ -410,7 +410,7 @@ class Node:
 
     async def _end(self) -> None:
         """Say so, refuse what is new, finish what is here, and say goodbye."""
-        self.log.info("node.draining", active=self.admission.active, serving=self.serving.count)
+        self.log.info("node.draining", active=self.admission.active, serving=self.serving.active)
         until_s = time.monotonic() + self.settings.limits.drain_s
         self._is_leaving = True
         self._tell()

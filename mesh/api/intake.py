@@ -20,6 +20,7 @@ from aiohttp import web
 from mesh.api.parts import PARTS, Types
 from mesh.errors import BadRequest, DeadlineExceeded, TooLarge, Unprocessable
 from mesh.observe.traces import continued
+from mesh.policy import deadline
 from mesh.policy.request import Priority, Request
 from mesh.settings.schema import Limits
 
@@ -54,13 +55,10 @@ def deadline_of(request: web.Request, limits: Limits, default_s: float) -> float
         DeadlineExceeded: no time is left.
     """
     text = request.headers.get("X-Deadline-Ms")
-    if text is None:
-        return time.monotonic() + min(default_s, limits.deadline_s_max)
-    if not _INTEGER.fullmatch(text):
+    if text is not None and not _INTEGER.fullmatch(text):
         raise Unprocessable(f"X-Deadline-Ms must be whole milliseconds, not {text[:40]!r}")
-    if int(text) <= 0:
-        raise DeadlineExceeded(f"the deadline had passed on arrival: {text} ms were left")
-    return time.monotonic() + min(int(text) / 1000.0, limits.deadline_s_max)
+    asked_ms = None if text is None else int(text)
+    return deadline.deadline_s(time.monotonic(), asked_ms, default_s, limits.deadline_s_max)
 
 
 def request_of(request: web.Request, deadline_s: float = 0.0) -> Request:

@@ -1,6 +1,6 @@
-"""Counts the calls of other nodes that are being answered here, so that a drain can wait for them.
+"""Counts what is being answered here, so that a drain can wait for it.
 
-Shell: `node` wraps the handler of roles in it.
+Shell: `node` wraps what other nodes call in it; `flow.admission` adds who may enter by a door.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import asyncio
 
 
 class Serving:
-    """Calls of other nodes that are being answered here; a `with` block is one call."""
+    """Requests or calls that are being answered here; a `with` block is one."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.active = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def wait_idle(self, within_s: float) -> bool:
-        """Wait until no call is being answered; False if that takes longer."""
+        """Wait until nothing is being answered; False if that takes longer."""
         try:
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
@@ -26,10 +26,10 @@ class Serving:
         return True
 
     def __enter__(self) -> None:
-        self.count += 1
+        self.active += 1
         self._idle.clear()
 
     def __exit__(self, *_error: object) -> None:
-        self.count -= 1
-        if not self.count:
+        self.active -= 1
+        if not self.active:
             self._idle.set()

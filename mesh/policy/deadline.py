@@ -6,10 +6,10 @@ monotonic clock; the router turns that back into time left for the wire.
 
 from __future__ import annotations
 
-from mesh.errors import BadRequest, DeadlineExceeded
+from mesh.errors import DeadlineExceeded
 
 
-def deadline_s(now_s: float, asked_ms: float | None, default_s: float, max_s: float) -> float:
+def deadline_s(now_s: float, asked_ms: int | None, default_s: float, max_s: float) -> float:
     """Return when a request that arrived at `now_s` must be answered.
 
     Args:
@@ -19,14 +19,12 @@ def deadline_s(now_s: float, asked_ms: float | None, default_s: float, max_s: fl
         max_s: more is cut to this: nothing may hold a place for ever.
 
     Raises:
-        BadRequest: the caller asked for a time that is not positive.
+        DeadlineExceeded: no time is left.
     """
     if asked_ms is None:
         return now_s + min(default_s, max_s)
-    if not asked_ms > 0.0:
-        raise BadRequest(
-            f"the deadline must be a positive number of milliseconds, not {asked_ms!r}"
-        )
+    if asked_ms <= 0:
+        raise DeadlineExceeded(f"the deadline had passed on arrival: {asked_ms} ms were left")
     return now_s + min(asked_ms / 1000.0, max_s)
 
 

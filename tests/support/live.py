@@ -168,7 +168,7 @@ async def wait_idle(nodes) -> None:
     def is_idle() -> bool:
         return all(
             node.admission.active == 0
-            and node.serving.count == 0
+            and node.serving.active == 0
             and all(
                 not r.get("queued") and not r.get("running")
                 for r in node.local.statistics().values()

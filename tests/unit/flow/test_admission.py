@@ -6,44 +6,28 @@ import asyncio
 
 import pytest
 
-from mesh.errors import BadRequest, Draining, Overloaded
+from mesh.errors import Draining, Overloaded
 from mesh.flow.admission import Admission
-from mesh.policy.request import Priority
+from mesh.policy.request import Request
 from mesh.settings.schema import Limits
 from tests.support.virtual_loop import run_virtual
 
 
 def door(**limits):
-    return Admission(Limits(**limits), clock=lambda: 100.0)
+    return Admission(Limits(**limits))
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "expected"),
-    [
-        ({}, 160.0),
-        ({"default_s": 5.0}, 105.0),
-        ({"deadline_ms": 250.0, "default_s": 5.0}, 100.25),
-        ({"deadline_ms": 1e9}, 3700.0),
-    ],
-)
-def test_a_request_has_a_deadline(kwargs, expected):
-    assert door().request("r", **kwargs).deadline_s == pytest.approx(expected)
-
-
-def test_a_request_keeps_what_the_caller_said():
-    made = door().request("id", priority=Priority.BATCH, traceparent="00-a-b-01")
-    assert (made.id, made.priority, made.traceparent) == ("id", Priority.BATCH, "00-a-b-01")
-    with pytest.raises(BadRequest):
-        door().request("id", deadline_ms=0)
+def request(id):
+    return Request(id, 160.0)
 
 
 def test_places_are_counted_and_given_back_however_they_end():
     admission = door(requests_max=2)
-    with admission.admit(admission.request("a")), admission.admit(admission.request("b")):
+    with admission.admit(request("a")), admission.admit(request("b")):
         with pytest.raises(Overloaded, match="2 requests are in flight") as caught:
-            admission.admit(admission.request("c"))
+            admission.admit(request("c"))
         assert caught.value.retry_after_s == 1.0
-    with pytest.raises(KeyError), admission.admit(admission.request("d")):
+    with pytest.raises(KeyError), admission.admit(request("d")):
         raise KeyError
     assert admission.statistics() == {
         "active_requests": 0,
@@ -58,14 +42,14 @@ def test_a_draining_node_finishes_what_it_has_and_takes_nothing_new():
         admission, loop = door(), asyncio.get_running_loop()
 
         async def hold():
-            with admission.admit(admission.request("a")):
+            with admission.admit(request("a")):
                 await asyncio.sleep(2.0)
 
         task = asyncio.create_task(hold())
         await asyncio.sleep(0.5)
         admission.drain()
         with pytest.raises(Draining):
-            admission.admit(admission.request("b"))
+            admission.admit(request("b"))
         early = await admission.wait_idle(1.0)
         late = await admission.wait_idle(5.0)
         await task
