@@ -17,7 +17,7 @@ from mesh.settings.topology import Pipeline, Topology
 Found = TypeVar("Found")
 
 GENERATE = "generate"
-NO_TEXT = frozenset({"embed", "retrieve", "rerank", "tensor"})  # kinds that give no text
+NO_TEXT = frozenset({"embed", "retrieve", "rerank", "tensor", "columns"})  # kinds that give no text
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ def _text_of(topology: Topology, pipeline: Pipeline) -> str:
         for stage in pipeline.stages
         for field in stage.give.values()
     }
-    streamed = [field for field in pipeline.output if custom.is_streaming(kinds.get(field, ""))]
+    texts = [field for field in pipeline.output if kinds.get(field) not in NO_TEXT]
+    streamed = [field for field in texts if custom.is_streaming(kinds.get(field, ""))]
     if len(streamed) == 1:
         return streamed[0]
-    is_text = len(pipeline.output) == 1 and kinds.get(pipeline.output[0]) not in NO_TEXT
-    return pipeline.output[0] if is_text else ""
+    return texts[0] if len(pipeline.output) == len(texts) == 1 else ""

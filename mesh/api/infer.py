@@ -20,7 +20,7 @@ from mesh.errors import NotFound, Unprocessable
 from mesh.settings.topology import Topology
 from mesh.wire.messages import Fields
 
-TENSOR = "tensor"
+TENSOR, COLUMNS = "tensor", "columns"
 OCTETS = "application/octet-stream"
 SCAN_BYTES = 1024  # at both ends of a body: its numbers, which stand together, are most of it
 _ID = re.compile(rb'"request_id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,128})"')
@@ -67,11 +67,12 @@ async def infer(request: web.Request) -> web.StreamResponse:
 
 def tensors(topology: Topology) -> dict[str, Model]:
     """Return the roles that answer whole tensors; those that hold a part of W do not."""
-    return {
+    whole = {
         name: model
         for name, model in catalog.of_kind(topology, TENSOR).items()
         if topology.roles[model.role].options.get("parts", 1) == 1
     }
+    return catalog.of_kind(topology, COLUMNS) | whole
 
 
 def _taken(request: web.Request, raw: bytes) -> tuple[Fields, str, str]:
@@ -100,7 +101,7 @@ def _model(parts: Parts, name: str) -> Model:
     """Return the engine of this name; the only one answers to any, as its old clients expect."""
     known = tensors(parts.topology)
     if not known:
-        raise NotFound("this mesh has no role of kind 'tensor'")
+        raise NotFound("this mesh has no role of kind 'tensor' or 'columns'")
     roles = {model.role for model in known.values()}
     return next(iter(known.values())) if len(roles) == 1 else catalog.chosen(known, name)
 

@@ -43,10 +43,12 @@ class Signature:
     outputs: tuple[Slot, ...]
 
 
+_ENGINE = Signature(
+    Slot("input_data", "FP32", (-1, -1)), (Slot("output_data", "FP32", (-1, 1000)),)
+)
 KINDS: Mapping[str, Signature] = {
-    "tensor": Signature(
-        Slot("input_data", "FP32", (-1, -1)), (Slot("output_data", "FP32", (-1, 1000)),)
-    ),
+    "tensor": _ENGINE,
+    "columns": _ENGINE,
     "embed": Signature(Slot("text", "BYTES", (-1,)), (Slot("vector", "FP32", (-1, -1)),)),
     "classify": Signature(
         Slot("text", "BYTES", (-1,)),

@@ -20,6 +20,7 @@ from mesh.roles.base import Role, StreamRole
 
 BUILT_IN: Mapping[str, str] = {
     "classify": "mesh.roles.classify:Classify",
+    "columns": "mesh.roles.columns:Columns",
     "embed": "mesh.roles.embed:Embed",
     "generate": "mesh.roles.generate:Generate",
     "rerank": "mesh.roles.rerank:Rerank",
@@ -61,7 +62,7 @@ def is_idempotent(kind: str) -> bool:
 def is_streaming(kind: str) -> bool:
     """Whether items of this kind are long work, answered piece by piece: it is never hedged."""
     if kind in BUILT_IN:
-        return kind == "generate"
+        return kind in ("generate", "columns")
     try:
         return issubclass(find(kind), StreamRole)
     except SetupError:

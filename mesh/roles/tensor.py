@@ -56,19 +56,13 @@ class Tensor(Role):
 
     def run(self, batch: Sequence[Fields]) -> Sequence[Fields | Exception]:
         """Answer the readable items in one product; the others with what is wrong with them."""
-        asked = [_opened(item) for item in batch]
-        read = [one if isinstance(one, Exception) else _read(one["input_data"]) for one in asked]
-        rows = [row for row in read if isinstance(row, np.ndarray)]
-        if not rows:
-            return [row for row in read if isinstance(row, Exception)]
-        outputs = iter(self._compute(np.stack(rows)))
-        answers: list[Fields | Exception] = []
-        for one, row in zip(asked, read, strict=True):
-            if isinstance(row, Exception) or isinstance(one, Exception):
-                answers.append(row if isinstance(row, Exception) else one)
-            else:
-                answers.append(_named({"output_data": next(outputs)}, one.get("request_id")))
-        return answers
+        read = [opened(item) for item in batch]
+        rows = [one[0] for one in read if not isinstance(one, Exception)]
+        outputs = iter(self._compute(np.stack(rows)) if rows else ())
+        return [
+            one if isinstance(one, Exception) else _named({"output_data": next(outputs)}, one[1])
+            for one in read
+        ]
 
     def _compute(self, rows: np.ndarray) -> np.ndarray:
         if self._parts == 1:
@@ -83,6 +77,15 @@ class Tensor(Role):
             "parts": self._parts,
             "weights_bytes": self._layers.resident_bytes,
         }
+
+
+def opened(item: Fields) -> tuple[np.ndarray, str | None] | Unprocessable:
+    """Return an item's row and the id in its body, or what is wrong with it."""
+    known = _opened(item)
+    if isinstance(known, Exception):
+        return known
+    row = _read(known["input_data"])
+    return row if isinstance(row, Exception) else (row, known.get("request_id"))
 
 
 class _Asked(msgspec.Struct):
