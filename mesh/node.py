@@ -214,6 +214,7 @@ class Node:
             self.membership,
             settings.join,
             settings.limits.drain_s,
+            self._look,
         )
         self.pipelines = Pipelines(self._topology, self.router)
         self.once = Once(
@@ -393,8 +394,14 @@ class Node:
     async def _tell_load(self) -> None:
         while True:
             await asyncio.sleep(LOAD_EVERY_S)
-            if self.elastic.look() or abs(self.local.waiting_s() - self._told.load) > LOAD_STEP_S:
+            self._look()
+            if abs(self.local.waiting_s() - self._told.load) > LOAD_STEP_S:
                 self._tell()
+
+    def _look(self) -> None:
+        """Tell the others at once when an elastic role became busy or idle."""
+        if self.elastic.look():
+            self._tell()
 
     async def _handle(self, call: Call, reply: Reply) -> Answer:
         """Answer another node's call to a role of this one."""

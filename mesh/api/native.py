@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
+from msgspec import to_builtins
 
 from mesh.api import answer, events, intake
 from mesh.api.parts import PARTS, Parts
@@ -109,7 +110,7 @@ async def list_roles(request: web.Request) -> web.Response:
                     "model": role.model,
                     "route": role.route,
                     "nodes": role.nodes,
-                    "replicas": role.replicas,
+                    "replicas": to_builtins(role.replicas),
                     "serving": serving(parts.members(), name),
                     "takes": list(parts.role_types.get(name, {})),
                 }

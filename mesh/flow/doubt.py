@@ -13,7 +13,7 @@ from types import TracebackType
 from mesh.flow.directory import Endpoint
 
 # A node in doubt that still answers loses no stream: so long the next piece is waited for.
-PATIENCE_S = 1.0
+PATIENCE_S = 0.5
 Action = Callable[[], None]
 
 

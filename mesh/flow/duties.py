@@ -44,6 +44,7 @@ class Duties:
         membership: who is there.
         join: whom this node asks first, and how long it waits for them.
         finish_s: how long a role that was dropped may finish what it has.
+        look: brings what this node says of itself up to date, before anything is decided on it.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Duties:
         membership: Membership,
         join: Join,
         finish_s: float = 30.0,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._node, self._topology = node, topology
         self._local, self._membership, self._join = local, membership, join
-        self._finish_s = finish_s
+        self._finish_s, self._look = finish_s, look
         self._began_s = time.monotonic()
         self._made: dict[str, Made] = {}  # also of what could not be loaded: it is not tried again
         self._is_started = False
@@ -69,6 +71,7 @@ class Duties:
             SetupError: a role cannot be loaded at the start. Later that is in `failed`.
         """
         while True:
+            self._look()
             version = self._membership.version
             topology = self._topology()
             if self.knows_mesh():
@@ -132,15 +135,15 @@ class Duties:
         }
         for name, role in roles.items():
             if self._made.get(name) == made[name]:
-                if name not in self._local.ready:
+                if name not in self._local.loaded:
                     self._local.recall(name)
-            elif name in self._local.ready and name in self._made:
+            elif name in self._local.loaded and name in self._made:
                 await self._local.replace(name, role, topology.models)
                 self._made[name] = made[name]
         missing = {
             name: role
             for name, role in roles.items()
-            if name not in self._local.ready
+            if name not in self._local.loaded
             and (name not in self._local.failed or self._made.get(name) != made[name])
         }
         if missing:

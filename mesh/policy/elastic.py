@@ -3,13 +3,14 @@
 Pure. Each replica judges its own load with patience and tells "busy", "idle" or
 neither; from these words, which gossip brings to all, every node counts the same.
 
-    busy:  used above BUSY_SHARE for BUSY_S       more than half busy → one more
-    idle:  used below IDLE_SHARE for idle_s       all idle            → one less
+    busy:  used above BUSY_SHARE for BUSY_S       all busy → one more
+    idle:  used below IDLE_SHARE for idle_s       all idle → one less
 
 Why it does not flap under a steady load U (in replicas): one is added only while
 U / n > 0.8, and then U / (n + 1) >= 0.4; one goes only while U / n < 0.3, and then
 U / (n - 1) < 0.6. Neither state calls for the other. A step starts every patience
-anew, since the set of replicas is part of what a replica watches.
+anew, since the set of replicas is part of what a replica watches; and as all must say
+the same, a newcomer's silence holds up the next step even where news is late.
 """
 
 from __future__ import annotations
@@ -78,10 +79,8 @@ def wanted(least: int, most: int, serving: int, busy: int, idle: int) -> int:
     """
     assert 0 < least <= most
     count = serving
-    if 2 * busy > serving:
-        count += 1
-    elif serving and idle == serving:
-        count -= 1
+    if serving:
+        count += (busy == serving) - (idle == serving)
     return min(most, max(least, count))
 
 

@@ -18,7 +18,7 @@ from mesh.wire.messages import Pong
 
 TICK_S = 1.0
 PING_INTERVAL_S = 1.0
-QUIET_S = 2.5  # two pings unanswered: calls are asked elsewhere too, but nothing is given up
+QUIET_S = 2.0  # two pings unanswered: calls are asked elsewhere too, but nothing is given up
 SILENCE_S = 6.0  # six pings: a loop that loads a large library may stand still for three seconds
 LATE_S = 1.0  # a tick this late says that we ourselves stood still, so silence proves nothing
 SAMPLES_MAX = 8

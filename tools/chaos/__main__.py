@@ -19,6 +19,7 @@ from tools.chaos.fabric import Fabric, NoFabric
 from tools.chaos.faults import FAULTS, Fault
 from tools.chaos.record import Row
 from tools.chaos.scene import Scene, open_scene
+from tools.chaos.strain import STRAINS, Finding
 
 FAULT_S_MAX = 120.0
 HEAD = (
@@ -36,10 +37,11 @@ examples:
 def main() -> int:
     """Run the faults and return the exit code."""
     options = _options()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        return asyncio.run(_run(options, Path(tempfile.mkdtemp(dir=options.folder))))
     with tempfile.TemporaryDirectory(prefix="mesh-chaos-") as folder:
-        place = Path(options.folder or folder)
-        place.mkdir(parents=True, exist_ok=True)
-        return asyncio.run(_run(options, place))
+        return asyncio.run(_run(options, Path(folder)))
 
 
 def _options() -> argparse.Namespace:
@@ -55,7 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--calls", type=float, default=40.0, help="whole answers per second")
     parser.add_argument("--streams", type=float, default=6.0, help="streamed answers per second")
     parser.add_argument("--seed", type=int, default=1, help="of loss and delay")
-    parser.add_argument("--folder", help="keep files and logs here")
+    parser.add_argument("--folder", type=Path, help="keep files and logs here")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     return parser.parse_args()
 
@@ -75,6 +77,14 @@ async def _run(options: argparse.Namespace, folder: Path) -> int:
                     if row is not None:
                         rows.append(row)
                         problems += _problems(fault, row)
+            for name, strain in STRAINS.items():
+                if name in (options.only or ()) or not (options.only or options.short):
+                    async with asyncio.timeout(FAULT_S_MAX):
+                        await scene.wait_whole()
+                        findings = await strain(scene)
+                    problems += [_show(finding) for finding in findings if not finding.holds]
+                    for finding in findings:
+                        print(_show(finding), flush=True)
     finally:
         if fabric is not None:
             fabric.close()
@@ -117,6 +127,11 @@ async def _play(scene: Scene, fault: Fault) -> Row | None:
         flush=True,
     )
     return row
+
+
+def _show(finding: Finding) -> str:
+    bound = "at least" if finding.is_floor else "at most"
+    return f"{finding.what:<48}{finding.found:>9.2f}   ({bound} {finding.limit:g})"
 
 
 def _problems(fault: Fault, row: Row) -> Iterator[str]:

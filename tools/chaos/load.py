@@ -28,12 +28,24 @@ class Load:
         calls_s: whole answers per second.
         streams_s: streamed ones per second.
         prefix: begins every id.
+        pipeline: for whole answers.
+        deadline_s: of every request.
+        is_named: whether the mesh is told the id, and so keeps the answer for who asks again.
     """
 
     def __init__(
-        self, urls: Sequence[str], *, calls_s: float, streams_s: float, prefix: str
+        self,
+        urls: Sequence[str],
+        *,
+        calls_s: float,
+        streams_s: float,
+        prefix: str,
+        pipeline: str = "work",
+        deadline_s: float = DEADLINE_S,
+        is_named: bool = True,
     ) -> None:
-        self._client = Client(urls, deadline_s=DEADLINE_S)
+        self._client = Client(urls, deadline_s=deadline_s)
+        self._pipeline, self._is_named = pipeline, is_named
         self._rates = {"call": calls_s, "stream": streams_s}
         self._prefix = prefix
         self._can_ask_again = len(urls) > 1
@@ -81,7 +93,9 @@ class Load:
             one.ended_s = time.monotonic()
 
     async def _call(self, one: Asked) -> None:
-        reply = await self._client.ask("work", request_id=one.id, id=one.id)
+        reply = await self._client.ask(
+            self._pipeline, request_id=one.id if self._is_named else "", id=one.id
+        )
         if reply["id"] != one.id:
             one.error = f"the answer of another: {reply['id']}"
         one.answers += 1

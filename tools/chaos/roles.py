@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from mesh.roles.base import Piece, Role, StreamRole, Whole
 
 NOTES = "runs.txt"  # in a node's data folder; one id a line
+SLOW = "slow_ms"  # a file there: what it says is added to every batch
 
 
 class Work(Role):
@@ -33,8 +34,14 @@ class Work(Role):
         """Work on all items at once."""
         for item in batch:
             _note(self._notes, item["id"])
-        time.sleep(self.context.options["work_ms"] / 1000.0)
+        time.sleep((self.context.options["work_ms"] + self._slow_ms()) / 1000.0)
         return [{"id": item["id"], "by": self.context.options["tag"]} for item in batch]
+
+    def _slow_ms(self) -> float:
+        try:
+            return float((self.context.data / SLOW).read_text())
+        except (OSError, ValueError):
+            return 0.0
 
     def close(self):
         """Close the notes."""

@@ -11,13 +11,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from tools.chaos.fabric import Fabric
 from tools.chaos.hosts import Host, make_hosts, wait_whole
 from tools.chaos.load import Load
-from tools.chaos.record import Row, row_of
+from tools.chaos.record import Asked, Row, row_of
 
 CALM_S = 2.0  # before the fault: what is normal here
 AFTER_S = 2.0  # after it: whether it is normal again
@@ -67,7 +68,7 @@ class Scene:
     epoch: int = 1
     played: int = 0
     roles: dict[str, set[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    more: list[Asked] = field(default_factory=list)
 
     async def play(
         self, name: str, fault: Callable[[], Awaitable[None]], doors: list[Host] | None = None
@@ -94,7 +95,42 @@ class Scene:
             until.set()
             await running
         runs = [run for host, n in zip(self.hosts, before, strict=True) for run in host.runs()[n:]]
-        return row_of(name, load.asked, fault_at_s, runs)
+        asked, self.more = load.asked + self.more, []
+        return row_of(name, asked, fault_at_s, runs)
+
+    async def ask(self, seconds: float, rate: float, pipeline: str, **options: Any) -> list[Asked]:
+        """Ask the door at a rate for a while, and return every request, ended."""
+        self.played += 1
+        load = Load(
+            [self.hosts[0].url],
+            calls_s=rate,
+            streams_s=0.0,
+            prefix=f"{self.played}",
+            pipeline=pipeline,
+            **options,
+        )
+        until = asyncio.Event()
+        running = asyncio.create_task(load.run(until))
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            until.set()
+            await running
+        return load.asked
+
+    async def serving(self, role: str) -> int:
+        """Return how many live nodes say that they serve a role."""
+        async with self.session.get(f"{self.hosts[0].url}/v1/roles") as response:
+            roles = (await response.json())["roles"]
+        return next((len(one["serving"]) for one in roles if one["name"] == role), 0)
+
+    async def change(self, more: str = "", roles: dict[str, set[str]] | None = None) -> None:
+        """Give the mesh other roles beside its own, and wait until it has them."""
+        self.change_topology(self.hosts[0], more=more)
+        self.roles = {host.name: set() for host in self.hosts} | {"n1": ROLES, "n2": ROLES}
+        for name, own in (roles or {}).items():
+            self.roles[name] = self.roles[name] | own
+        await self.wait_whole()
 
     def change_topology(self, host: Host, *, tag: str = "", more: str = "") -> None:
         """Write a newer topology into one node's file."""
