@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from mesh.errors import MeshError, NoOwner, RoleError, SetupError
 from mesh.flow.answers import Cached
 from mesh.flow.batcher import Batcher
 from mesh.flow.deadlines import Deadlines
+from mesh.flow.hop import request_of
 from mesh.flow.lane import Lane, open_lane
 from mesh.flow.served import Batched, Served, Streamed
+from mesh.flow.stream_lane import StreamLane
 from mesh.policy.batch import BatchFormer
-from mesh.policy.request import Priority, Request
+from mesh.policy.request import Request
 from mesh.roles import custom
 from mesh.roles.base import Context, Role, StreamRole
 from mesh.settings import topology
@@ -85,6 +88,7 @@ class LocalRoles:
         self._deadlines = Deadlines()
         self._served: dict[str, Served] = {}
         self._parting: list[Parting] = []
+        self._down: WeakSet[Role] = WeakSet()  # whose process died and is started anew
         self.ask = ask
         self.links: Callable[[str], Any] | None = None  # for roles whose layers are split
         self.changed = changed
@@ -94,6 +98,11 @@ class LocalRoles:
     @property
     def ready(self) -> tuple[str, ...]:
         """Names of the roles that answer."""
+        return tuple(n for n, served in self._served.items() if served.role not in self._down)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the roles that are this node's, also while a process of theirs starts anew."""
         return tuple(self._served)
 
     async def load(
@@ -222,7 +231,11 @@ class LocalRoles:
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Return figures per role; roles that load or failed say so."""
         found: dict[str, dict[str, Any]] = {
-            name: {"state": "ready", **served.statistics()} for name, served in self._served.items()
+            name: {
+                "state": "restarting" if served.role in self._down else "ready",
+                **served.statistics(),
+            }
+            for name, served in self._served.items()
         }
         found.update({name: {"state": "loading"} for name in self.loading})
         found.update({name: {"state": "failed", "why": why} for name, why in self.failed.items()})
@@ -253,7 +266,11 @@ class LocalRoles:
         lane: Lane | None = None
         try:
             role = self._build(name, spec, models)
-            lane = open_lane(spec.lane, role)
+            if spec.lane == "process" and isinstance(role, StreamRole):
+                lane = apart = StreamLane(role, self._moved)
+                role = apart.role
+            else:
+                lane = open_lane(spec.lane, role)
             await lane.load()
             self.add(name, role, spec, lane)
         except BaseException as error:
@@ -271,6 +288,11 @@ class LocalRoles:
             )
             return
         log.info("role.loaded", extra={"role": name, "took_s": round(self._clock() - began_s, 3)})
+
+    def _moved(self, role: Role, is_up: bool) -> None:
+        """Tell that a role's process has died, or that another answers in its place."""
+        (self._down.discard if is_up else self._down.add)(role)
+        self.changed()
 
     def _build(self, name: str, spec: topology.Role, models: Mapping[str, topology.Model]) -> Role:
         kind = custom.find(spec.kind)
@@ -302,17 +324,6 @@ class LocalRoles:
         if self.ask is None:
             raise NoOwner("this node cannot ask other roles", node=self._node, role=role)
         return await self.ask(role, fields, request)
-
-
-def request_of(call: Call, now_s: float) -> Request:
-    """Return the request of a call that has just arrived."""
-    return Request(
-        id=call.request_id,
-        deadline_s=now_s + call.deadline_ms / 1000.0,
-        priority=Priority(min(max(call.priority, Priority.CRITICAL), Priority.BATCH)),
-        traceparent=call.traceparent,
-        attempt=call.attempt,
-    )
 
 
 def _device(wanted: str) -> str:

@@ -29,7 +29,8 @@ from mesh.errors import (
 )
 from mesh.flow.directory import Directory, Endpoint
 from mesh.flow.doubt import Doubts
-from mesh.flow.local import Reply, request_of
+from mesh.flow.hop import request_of
+from mesh.flow.local import Reply
 from mesh.flow.pipeline import Outcome, Pipelines
 from mesh.flow.race import Interruption
 from mesh.flow.reach import PeerAnswered, Peers

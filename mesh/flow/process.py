@@ -18,7 +18,7 @@ from dataclasses import asdict
 from struct import Struct
 from typing import IO, Any
 
-from mesh.errors import MeshError, RoleError, SetupError, from_code
+from mesh.errors import MeshError, RoleError, from_code
 from mesh.roles.base import Role, StreamRole
 from mesh.wire.arrays import Decoder, Encoder
 from mesh.wire.messages import Fields
@@ -36,11 +36,7 @@ class ProcessRole(Role):
 
     def __init__(self, role: Role) -> None:
         super().__init__(role.context)
-        if isinstance(role, StreamRole):
-            raise SetupError(
-                f"roles.{role.context.role}.lane: a role that streams has an engine of its own; "
-                "expected 'thread', found 'process'"
-            )
+        assert not isinstance(role, StreamRole), "roles that stream have `flow.stream_lane`"
         self._role = role
         self._child: subprocess.Popen[bytes] | None = None
         self._encoder = Encoder()

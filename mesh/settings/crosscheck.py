@@ -74,6 +74,9 @@ def _role(topology: Topology, name: str, role: Role, source: Source, report: Rep
     if isinstance(role.replicas, Scale) and role.replicas.min > role.replicas.max:
         found = f"min = {role.replicas.min}, max = {role.replicas.max}"
         report.add(source, f"{key}.replicas", "min up to max", found)
+    if role.layers is not None and role.lane == "process":
+        what = "'thread': split layers work with other nodes' at each step"
+        report.add(source, f"{key}.lane", what, "'process'")
     _versions(topology, key, role, source, report)
     for node, times in Counter(role.nodes).items():
         if times > 1:

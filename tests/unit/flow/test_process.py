@@ -8,9 +8,9 @@ import os
 import numpy as np
 import pytest
 
-from mesh.errors import RoleError, SetupError, Unprocessable
+from mesh.errors import RoleError, Unprocessable
 from mesh.flow.lane import open_lane
-from mesh.roles.base import Context, Role, StreamRole
+from mesh.roles.base import Context, Role
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +37,6 @@ class Unloadable(Scale):
 
     def load(self):
         raise OSError("no such file")
-
-
-class Streams(StreamRole):
-    """Has an engine of its own."""
 
 
 async def ask(lane, *values):
@@ -78,12 +74,4 @@ def test_a_role_that_cannot_load_says_why():
             await lane.aclose()
 
     with pytest.raises(RoleError, match="OSError: no such file"):
-        asyncio.run(scenario())
-
-
-def test_a_role_that_streams_has_no_process_lane():
-    async def scenario():
-        open_lane("process", Streams(Context(role="r")))
-
-    with pytest.raises(SetupError, match=r"roles.r.lane: .* found 'process'"):
         asyncio.run(scenario())
