@@ -13,24 +13,24 @@ import random
 import signal
 import time
 
-from mesh.api import app
+from mesh.api import app, takes
 from mesh.api.figures import Figures
-from mesh.api.parts import Parts, Types
+from mesh.api.parts import Parts
 from mesh.errors import SetupError
 from mesh.flow import once, stages, takeover
 from mesh.flow.admission import Admission
 from mesh.flow.directory import Directory
-from mesh.flow.duties import Duties, live, own_roles
+from mesh.flow.duties import Duties, missing_models
 from mesh.flow.elastic import Elastic
-from mesh.flow.local import SERVICE, LocalRoles, Reply
+from mesh.flow.local import SERVICE, LocalRoles
 from mesh.flow.once import Once
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
 from mesh.flow.serving import Serving
 from mesh.flow.stages import Stages
 from mesh.flow.takeover import Takeover
-from mesh.gossip.member import Facts, Status
-from mesh.models import sources
+from mesh.gossip.member import Facts
+from mesh.net.follow import follow
 from mesh.net.membership import Membership
 from mesh.net.peers import Peers
 from mesh.observe import logs
@@ -40,7 +40,6 @@ from mesh.observe.traces import Traces
 from mesh.roles import custom
 from mesh.settings.load import Settings, parse_topology
 from mesh.settings.topology import Topology
-from mesh.wire.messages import Answer, Call
 
 LOAD_EVERY_S = 1.0  # how often news of this node's load is considered
 LOAD_STEP_S = 0.05  # a change of load that is smaller is no news
@@ -126,7 +125,7 @@ class Node:
 
     def _check_files(self) -> None:
         """Report every missing model at once, before anything listens."""
-        problems = self._missing_models(self.topology)
+        problems = missing_models(self.topology, self.settings.name)
         try:
             self.settings.data.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -134,19 +133,8 @@ class Node:
         if problems:
             raise SetupError(*problems)
 
-    def _missing_models(self, topology: Topology) -> list[str]:
-        problems: list[str] = []
-        own = own_roles(topology, self.settings.name)
-        for name in sorted({role.model for role in own.values() if role.model}):
-            model = topology.models[name]
-            try:
-                sources.locate(model.source, model.sha256)
-            except SetupError as error:
-                problems += [f"models.{name}: {problem}" for problem in error.problems]
-        return problems
-
     def _check_models(self, topology: Topology) -> None:
-        problems = self._missing_models(topology)
+        problems = missing_models(topology, self.settings.name)
         if problems:
             raise SetupError(*problems)
 
@@ -177,7 +165,7 @@ class Node:
             limits=settings.limits,
             changed=self._tell,
         )
-        self.peers.serve(SERVICE, self._handle)
+        self.peers.serve(SERVICE, self.serving.counting(self.local.handle))
 
     def _build_outer(self) -> None:
         """Make the parts that need this node's addresses."""
@@ -224,7 +212,7 @@ class Node:
             topology=self._topology,
             doubts=self.router.doubts,
         )
-        self.peers.serve(once.SERVICE, self._handle_once)
+        self.peers.serve(once.SERVICE, self.serving.counting(self.once.handle))
         self._build_door()
 
     def _build_stages(self) -> None:
@@ -270,7 +258,7 @@ class Node:
             takeover=self.takeover,
         )
         figures.declare(metrics)
-        role_types = self._role_types()
+        role_types = takes.of_roles(self.topology)
         self.parts = parts = Parts(
             settings=self.settings,
             topology=self.topology,
@@ -284,7 +272,7 @@ class Node:
             why_not_ready=self.why_not_ready,
             statistics=figures.statistics,
             role_types=role_types,
-            input_types=input_types(self.topology, role_types),
+            input_types=takes.of_pipelines(self.topology, role_types),
             metrics=metrics,
             traces=Traces(self.settings.limits.traces_max),
             log=logs.named("mesh.door", node=self.settings.name),
@@ -301,18 +289,8 @@ class Node:
             return
         self.topology, self._topology_text = self.takeover.current, self.takeover.current_text
         self.parts.topology, self.parts.topology_text = self.topology, self._topology_text
-        self.parts.role_types = self._role_types()
-        self.parts.input_types = input_types(self.topology, self.parts.role_types)
-
-    def _role_types(self) -> dict[str, Types]:
-        """Return what each role takes, as far as its class is on this machine."""
-        found: dict[str, Types] = {}
-        for name, role in self.topology.roles.items():
-            try:
-                found[name] = dict(custom.find(role.kind).takes)
-            except SetupError:
-                found[name] = {}  # a user's class that only other nodes have
-        return found
+        self.parts.role_types = takes.of_roles(self.topology)
+        self.parts.input_types = takes.of_pipelines(self.topology, self.parts.role_types)
 
     # ------------------------------------------------------------------ living
 
@@ -328,7 +306,7 @@ class Node:
                         self.duties.run(),
                         self.takeover.run(),
                         self._tell_load(),
-                        self._follow_members(),
+                        follow(self.membership, self.peers),
                         self.router.run(),
                     )
                 ]
@@ -338,26 +316,6 @@ class Node:
                     task.cancel()
         except* SetupError as errors:
             raise SetupError(*(p for e in _flat(errors) for p in e.problems)) from None
-
-    async def _follow_members(self) -> None:
-        """Let connections follow what gossip knows.
-
-        A machine that lost its power sends no reset: connections to the dead are closed
-        here. And one that is back is tried again at once, whatever failed before.
-        """
-        here: set[tuple[str, int]] = set()
-        while True:
-            version = self.membership.version
-            alive = live(self.membership.members)
-            addresses = {member.address for member in alive}
-            for member in self.membership.members:
-                if member.status is Status.DEAD and member.address not in addresses:
-                    self.peers.drop(member.address)
-            for member in alive:
-                if (member.id, member.boot) not in here:
-                    self.peers.welcome(member.address)
-            here = {(member.id, member.boot) for member in alive}
-            await self.membership.wait_change(version)
 
     # ------------------------------------------------------------------ news of this node
 
@@ -403,16 +361,6 @@ class Node:
         if self.elastic.look():
             self._tell()
 
-    async def _handle(self, call: Call, reply: Reply) -> Answer:
-        """Answer another node's call to a role of this one."""
-        with self.serving:
-            return await self.local.handle(call, reply)
-
-    async def _handle_once(self, call: Call, reply: Reply) -> Answer:
-        """Answer another door's request with an id that this node keeps."""
-        with self.serving:
-            return await self.once.handle(call, reply)
-
     # ------------------------------------------------------------------ ending
 
     async def _end(self) -> None:
@@ -443,18 +391,6 @@ class Node:
             logging.shutdown()
             os._exit(1)  # asked twice: whatever is unfinished stays so
         self.stop()
-
-
-def input_types(topology: Topology, role_types: dict[str, Types]) -> dict[str, Types]:
-    """Return the types of each pipeline's input, as the first stage that takes a field has it."""
-    found: dict[str, Types] = {}
-    for name, pipeline in topology.pipelines.items():
-        types: dict[str, object] = {}
-        for stage in reversed(pipeline.stages):
-            takes = role_types.get(stage.role, {})
-            types |= {field: takes[own] for own, field in stage.take.items() if own in takes}
-        found[name] = {field: types[field] for field in pipeline.input if field in types}
-    return found
 
 
 def _flat(group: BaseExceptionGroup[SetupError]) -> list[SetupError]:

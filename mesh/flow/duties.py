@@ -23,6 +23,7 @@ from mesh.flow.assign import assigned, head_of
 from mesh.flow.directory import Membership
 from mesh.flow.local import LocalRoles
 from mesh.gossip.member import Facts, Member, Status
+from mesh.models import sources
 from mesh.settings.schema import Join
 from mesh.settings.topology import Model, Needs, Role, Topology
 
@@ -176,6 +177,19 @@ def whole_roles(topology: Topology, node: str) -> dict[str, Role]:
     """Return those of a node's roles that it answers alone, whoever else is there."""
     own = own_roles(topology, node)
     return {name: role for name, role in own.items() if role.layers is None}
+
+
+def missing_models(topology: Topology, node: str) -> list[str]:
+    """Return which models of a node's own roles are not on this machine, one line each."""
+    problems: list[str] = []
+    own = own_roles(topology, node)
+    for name in sorted({role.model for role in own.values() if role.model}):
+        model = topology.models[name]
+        try:
+            sources.locate(model.source, model.sha256)
+        except SetupError as error:
+            problems += [f"models.{name}: {problem}" for problem in error.problems]
+    return problems
 
 
 def live(members: tuple[Member, ...]) -> list[Member]:

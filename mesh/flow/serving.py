@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 
+from mesh.net.serving import Handler, Reply
+from mesh.wire.messages import Answer, Call
+
 
 class Serving:
     """Requests or calls that are being answered here; a `with` block is one."""
@@ -15,6 +18,15 @@ class Serving:
         self.active = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def counting(self, handler: Handler) -> Handler:
+        """Return a handler of other nodes' calls that counts what it is answering."""
+
+        async def counted(call: Call, reply: Reply) -> Answer:
+            with self:
+                return await handler(call, reply)
+
+        return counted
 
     async def wait_idle(self, within_s: float) -> bool:
         """Wait until nothing is being answered; False if that takes longer."""
