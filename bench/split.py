@@ -119,10 +119,12 @@ class Mesh:
             process.wait()
 
 
-async def measure(meshes: dict[str, Mesh], rounds: int) -> dict[str, dict[str, list[float]]]:
+async def measure(
+    meshes: dict[str, Mesh], rounds: int, counts: list[int]
+) -> dict[str, dict[str, list[float]]]:
     """Let both take turns."""
     draw = random.Random(1)
-    works = [*(f"{rows} sequences" for rows in ROWS), "prompt of 512"]
+    works = [*(f"{rows} sequences" for rows in counts), "prompt of 512"]
     figures = {work: {name: list[float]() for name in meshes} for work in works}
     for turn in range(rounds + 1):
         order = list(meshes) if turn % 2 else list(meshes)[::-1]
@@ -145,6 +147,7 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", default='"auto"')
+    parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         meshes = {
@@ -156,7 +159,9 @@ async def main() -> int:
         for mesh in meshes.values():
             await mesh.wait()
         await asyncio.sleep(2)
-        figures = await measure(meshes, chosen.rounds)
+        figures = await measure(
+            meshes, chosen.rounds, [int(each) for each in chosen.rows.split(",")]
+        )
         engine = await meshes["split"].engine()
         memory = {name: mesh.resident_mb() for name, mesh in meshes.items()}
         for mesh in meshes.values():

@@ -322,6 +322,10 @@ class RoleLinks:
             for member in self._stages.candidates(self.role)
         ]
 
+    def expected(self) -> int:
+        """Return how many nodes the topology names."""
+        return len(self._stages._spec(self.role).nodes)
+
     def stream(self, address: str, call: Call) -> Any:
         """Open a call with pieces to another node's stages."""
         return self._stages._peers.stream(address, call)

@@ -39,6 +39,7 @@ PING_S = 0.7  # for a stage to say that it is there
 AVOID_S = 10.0  # a node that failed is left out so long, if there are others
 LOOK_S = 0.1  # how often the oldest step is looked at
 BETTER_LOOK_S = 2.0  # how often a better plan is looked for
+GATHER_S = 3.0  # for the other nodes to join, before the first opening
 RETRY_S = 0.5  # between openings that fail
 
 
@@ -72,6 +73,9 @@ class Links(Protocol):
 
     def candidates(self) -> Sequence[Candidate]:
         """Return the live nodes that may take part, this one first."""
+
+    def expected(self) -> int:
+        """Return how many nodes the topology names."""
 
     def stream(self, address: str, call: Call) -> Stream:
         """Open a call with pieces to another node's stages."""
@@ -144,6 +148,7 @@ class Chain:
 
     async def run(self) -> None:
         """Keep the way open until cancelled."""
+        await self._gather()
         while True:
             began_s = time.monotonic()
             try:
@@ -160,6 +165,14 @@ class Chain:
                 self._links.forget(self.instance)
 
     # --- opening -----------------------------------------------------------------------
+
+    async def _gather(self) -> None:
+        """Give nodes that start with this one a moment, lest all be cut anew at once."""
+        until_s = time.monotonic() + GATHER_S
+        while len(self._links.candidates()) < self._links.expected():
+            if time.monotonic() >= until_s:
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _open(self, stack: AsyncExitStack) -> dict[asyncio.Task[None], str]:
         """Open a way; return the tasks that end when it is lost, with whom to blame."""

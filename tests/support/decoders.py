@@ -86,9 +86,11 @@ def write_decoder(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
     return folder
 
 
-def write_talker(folder: Path, template: str = "", **sizes: int) -> Path:
+def write_talker(
+    folder: Path, template: str = "", base: dict[str, Any] = LLAMA, **sizes: int
+) -> Path:
     """Write a random model whose tokens are bytes, or as near as 96 of them come."""
-    write_decoder(folder, LLAMA | {"vocab_size": 96} | sizes)
+    write_decoder(folder, base | {"vocab_size": 96} | sizes)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     printable = [letter for letter in letters if ord(letter) < 256][:80]
     names = ["<|endoftext|>", "<|im_end|>", *printable, "Ġ", "Ċ"]

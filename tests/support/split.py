@@ -46,7 +46,7 @@ def write_model(folder: Path, layers: int = 6) -> Path:
     return write_talker(folder, num_hidden_layers=layers, max_position_embeddings=1024)
 
 
-def topology(path: Path, nodes: list[str], layers: object = "auto") -> str:
+def topology(path: Path, nodes: list[str], layers: object = "auto", context: int = 1024) -> str:
     """Return a topology; `layers` None leaves the model whole."""
     split = "" if layers is None else f"layers = {json.dumps(layers)}"
     return TOPOLOGY.format(path=path, nodes=json.dumps(nodes), layers=split)
