@@ -46,6 +46,7 @@ class Duties:
         join: whom this node asks first, and how long it waits for them.
         finish_s: how long a role that was dropped may finish what it has.
         look: brings what this node says of itself up to date, before anything is decided on it.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class Duties:
         join: Join,
         finish_s: float = 30.0,
         look: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._topology = node, topology
         self._local, self._membership, self._join = local, membership, join
         self._finish_s, self._look = finish_s, look
-        self._began_s = time.monotonic()
+        self._clock = clock
+        self._began_s = clock()
         self._made: dict[str, Made] = {}  # also of what could not be loaded: it is not tried again
         self._is_started = False
 
@@ -91,8 +94,8 @@ class Duties:
         """Wait until the others know that this node leaves, and have what only it had."""
         me = self._membership.me
         others = [one for one in live(self._membership.members) if one.id != me.id]
-        notice_s = time.monotonic() + (NOTICE_S if others else 0.0)
-        while (now_s := time.monotonic()) < until_s:
+        notice_s = self._clock() + (NOTICE_S if others else 0.0)
+        while (now_s := self._clock()) < until_s:
             if now_s >= notice_s and self.has_heirs():
                 return
             version = self._membership.version
@@ -121,7 +124,7 @@ class Duties:
         """Return whether waiting for others would not tell this node more."""
         if not self._join.seeds or len(self._membership.members) > 1:
             return True
-        return time.monotonic() - self._began_s >= self._join.grace_s
+        return self._clock() - self._began_s >= self._join.grace_s
 
     def _led(self, topology: Topology) -> set[str]:
         """Return the split roles that this node leads now."""

@@ -113,6 +113,7 @@ class Fault:
     delay_s: float = 0.0
     is_silent: bool = False  # never answers
     pieces_max: int | None = None  # dies after so many pieces
+    stalls_after: int | None = None  # falls silent after so many pieces
     times: int = 10**9  # how many calls it meets
 
 
@@ -123,7 +124,7 @@ class FakePeers:
         self._network = network
 
     def quiet(self) -> set[str]:
-        return set()
+        return self._network.quiet
 
     async def call(self, address: str, call: Call) -> Reached:
         try:
@@ -142,6 +143,8 @@ class FakePeers:
             while True:
                 if fault.pieces_max is not None and sent >= fault.pieces_max:
                     raise ConnectionLost("died in mid-stream")
+                if sent == fault.stalls_after:
+                    await asyncio.get_running_loop().create_future()
                 part = await pieces.get()
                 if isinstance(part, MeshError):
                     raise part
@@ -188,6 +191,7 @@ class Network:
     handlers: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    quiet: set[str] = field(default_factory=set)
 
     def meet(self, address: str) -> Fault:
         self.calls.append(address)

@@ -1,0 +1,28 @@
+"""A node killed, stopped or restarted under load costs no request and no piece of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tools.chaos.faults import FAULTS
+from tools.chaos.scene import open_scene
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+
+
+@pytest.mark.timeout(90)
+def test_faults_cost_nothing(tmp_path):
+    """`make chaos` does all of them, and with a network of its own; here the shortest three."""
+
+    async def main():
+        async with open_scene(tmp_path, None, count=4, calls_s=30.0, streams_s=4.0) as scene:
+            for fault in FAULTS:
+                if fault.is_short:
+                    row = await scene.play(fault.name, lambda f=fault: f.act(scene))
+                    assert (row.failed, row.doubled) == (0, 0), row
+                    assert row.requests > 100
+                    assert row.recover_s <= fault.recover_s_max, row
+
+    asyncio.run(main())
