@@ -256,6 +256,7 @@ class Node:
             admission=self.admission,
             process=Process(self._lag),
             takeover=self.takeover,
+            stages=self.stages,
         )
         figures.declare(metrics)
         role_types = takes.of_roles(self.topology)

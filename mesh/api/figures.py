@@ -15,6 +15,7 @@ from mesh.flow.duties import live
 from mesh.flow.local import LocalRoles
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
+from mesh.flow.stages import Stages
 from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Status
 from mesh.net.membership import Membership
@@ -38,6 +39,7 @@ class Figures:
     admission: Admission
     process: Process
     takeover: Takeover
+    stages: Stages
     _ring: tuple[int, dict[str, Any]] = field(default=(-1, {}))
 
     def statistics(self) -> dict[str, Any]:
@@ -46,6 +48,7 @@ class Figures:
             "members": members_of(self.membership.members),
             "ring": self.ring(),
             "roles": self.roles(),
+            "stages": self.stages.statistics(),
             "pipelines": self.pipelines.statistics(),
             "peers": self.edges(),
             "routes": self.router.statistics(),
