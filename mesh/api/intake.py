@@ -69,6 +69,7 @@ def request_of(request: web.Request, deadline_s: float = 0.0) -> Request:
         deadline_s: time for callers that name none; 0: the node's limit.
     """
     limits, headers = request.app[PARTS].settings.limits, request.headers
+    traceparent = headers.get("traceparent")
     named = headers.get("X-Priority", "normal")
     priority = _PRIORITIES.get(named)
     if priority is None:
@@ -78,7 +79,7 @@ def request_of(request: web.Request, deadline_s: float = 0.0) -> Request:
         request[REQUEST_ID],
         deadline_of(request, limits, deadline_s or limits.deadline_s),
         priority,
-        continued(headers.get("traceparent", "")),
+        continued(traceparent) if traceparent else "",
     )
 
 

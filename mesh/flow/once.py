@@ -35,6 +35,7 @@ from mesh.flow.pipeline import Outcome, Pipelines
 from mesh.flow.race import Interruption
 from mesh.flow.reach import PeerAnswered, Peers
 from mesh.flow.single import SingleFlight
+from mesh.observe.traces import begun
 from mesh.policy.attempts import may_have_begun
 from mesh.policy.cache import Cache, content_key, encoded
 from mesh.policy.deadline import exceeded, left_ms
@@ -121,7 +122,7 @@ class Once:
             deadline_ms=left_ms(request.deadline_s, self._clock()),
             request_id=request.id,
             priority=int(request.priority),
-            traceparent=request.traceparent,
+            traceparent=request.traceparent or begun(request.id),
         )
         reached = await self._reach(keeper, call)
         fields = dict(reached.answer.fields)

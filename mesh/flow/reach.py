@@ -16,6 +16,7 @@ import msgspec
 from mesh.errors import MeshError, RoleError
 from mesh.flow.directory import Endpoint
 from mesh.flow.local import SERVICE, LocalRoles
+from mesh.observe.traces import begun
 from mesh.policy.deadline import left_ms
 from mesh.policy.edge import Edge
 from mesh.policy.request import Request
@@ -165,7 +166,7 @@ class Reach:
             request_id=request.id,
             priority=int(request.priority),
             attempt=attempt - 1,
-            traceparent=request.traceparent,
+            traceparent=request.traceparent or begun(request.id),
             wants_pieces=wants_pieces,
         )
 

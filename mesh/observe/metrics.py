@@ -30,6 +30,8 @@ SECONDS = (
 # Powers of two: batches are bounded by settings that are usually such.
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
+UNCOUNTED_MAX = 64  # traces that wait to be counted: well under 0.1 ms of the loop
+
 disable_created_metrics()  # a second series for each counter, which nobody reads
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -42,6 +44,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._uncounted: list[tuple[str, Mapping[str, Any]]] = []
         self._declare_doors()
         self._declare_flow()
         self.loop_lag_seconds = Histogram(
@@ -129,7 +132,25 @@ class Metrics:
         self._http_seconds.add((route,), took_s)
 
     def observe_trace(self, pipeline: str, trace: Mapping[str, Any]) -> None:
-        """Count a finished pipeline and its stages from its trace."""
+        """Count a finished pipeline and its stages from its trace, with others or at the scrape.
+
+        One by one, between other work, took 2.5 µs each; together they take 1 µs.
+        """
+        self._uncounted.append((pipeline, trace))
+        if len(self._uncounted) >= UNCOUNTED_MAX:
+            self._count_traces()
+
+    def text(self) -> bytes:
+        """Return the exposition of everything."""
+        self._count_traces()
+        return generate_latest(self.registry)
+
+    def _count_traces(self) -> None:
+        for pipeline, trace in self._uncounted:
+            self._count_trace(pipeline, trace)
+        self._uncounted.clear()
+
+    def _count_trace(self, pipeline: str, trace: Mapping[str, Any]) -> None:
         self._pipeline_seconds.add((pipeline,), trace["total_ms"] / 1000.0)
         seconds = self._stage_seconds
         for stage in trace["stages"]:
@@ -140,10 +161,6 @@ class Metrics:
                 seconds.add((role, "network"), stage["network_ms"] / 1000.0)
             self._stage_batch_items.add((role,), stage["batch_size"])
             self._stage_attempts.add((role,), stage["attempts"])
-
-    def text(self) -> bytes:
-        """Return the exposition of everything."""
-        return generate_latest(self.registry)
 
 
 class _Read:

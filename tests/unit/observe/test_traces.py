@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mesh.observe.traces import Traces, continued
+from mesh.observe.traces import Traces, begun, continued
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -34,3 +34,9 @@ def test_bad_context_starts_a_new_trace(header):
     got = continued(header)
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", got)
     assert TRACE_ID not in got
+
+
+def test_a_request_without_context_begins_one_trace():
+    """Every hop of it belongs together, and it is well formed."""
+    assert begun("r1") == begun("r1") != begun("r2")
+    assert continued(begun("r1"))[:36] == begun("r1")[:36]
