@@ -133,11 +133,6 @@ class Node:
         if problems:
             raise SetupError(*problems)
 
-    def _check_models(self, topology: Topology) -> None:
-        problems = missing_models(topology, self.settings.name)
-        if problems:
-            raise SetupError(*problems)
-
     def _parse(self, text: str, source: str) -> Topology:
         """Return a topology that came while this node ran, checked as one that it starts with."""
         return parse_topology(
@@ -234,7 +229,7 @@ class Node:
             path=settings.topology,
             copy=settings.data / takeover.COPY,
             parse=self._parse,
-            check=self._check_models,
+            lacks=lambda topology: missing_models(topology, settings.name),
             membership=self.membership,
             peers=self.peers,
             log=self.log,

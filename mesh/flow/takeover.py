@@ -56,7 +56,7 @@ class Takeover:
         path: the file that a person edits.
         copy: where this node keeps the newest that it has taken on.
         parse: returns the topology of a text, named for messages, or raises `SetupError`.
-        check: raises `SetupError` if this node lacks what a topology asks of it.
+        lacks: returns, a line each, what a topology asks of this node and is not here.
         membership: who is there, and what they have.
         peers: asks them.
         log: for what a person should know.
@@ -78,7 +78,7 @@ class Takeover:
         path: Path,
         copy: Path,
         parse: Parse,
-        check: Callable[[Topology], None],
+        lacks: Callable[[Topology], list[str]],
         membership: Membership,
         peers: Peers,
         log: Log,
@@ -89,7 +89,7 @@ class Takeover:
         self.current = self.next = topology
         self.text = self.current_text = text
         self._path, self._copy = path, copy
-        self._parse, self._check = parse, check
+        self._parse, self._lacks = parse, lacks
         self._membership, self._peers = membership, peers
         self._log, self._finish_s, self._changed, self._clock = log, finish_s, changed, clock
         self._edition = edition_of(topology, text)
@@ -194,7 +194,9 @@ class Takeover:
             found = topology.mesh.epoch
             raise SetupError(f"{origin}: mesh.epoch: expected more than {epoch}, found {found}")
         if verdict is Verdict.TAKE:
-            await asyncio.to_thread(self._check, topology)
+            problems = await asyncio.to_thread(self._lacks, topology)
+            if problems:
+                raise SetupError(*problems)
         return verdict, topology
 
     # ------------------------------------------------------------------ going on

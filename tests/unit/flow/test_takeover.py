@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.errors import SetupError, Unprocessable
+from mesh.errors import Unprocessable
 from mesh.flow.takeover import COPY, SERVICE, SWITCH_S, Takeover, newest
 from mesh.observe import logs
 from mesh.settings.load import parse_topology
@@ -50,7 +50,7 @@ class FakePeers:
 class Made:
     """A takeover among fakes."""
 
-    def __init__(self, folder: Path, check=lambda topology: None) -> None:
+    def __init__(self, folder: Path, lacks=lambda topology: []) -> None:
         self.path, self.copy = folder / "topology.toml", folder / COPY.replace("t", "c")
         self.path.write_text(text(1, "a"))
         self.membership, self.peers, self.changes = FakeMembership("n0"), FakePeers(), 0
@@ -61,7 +61,7 @@ class Made:
             path=self.path,
             copy=self.copy,
             parse=parse,
-            check=check,
+            lacks=lacks,
             membership=self.membership,
             peers=self.peers,
             log=LOG,
@@ -141,7 +141,7 @@ def test_a_role_that_nobody_ever_serves_does_not_hold_back_the_rest(tmp_path):
 
 
 def lacks(_topology):
-    raise SetupError("models.m: is not here")
+    return ["models.m: is not here"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def lacks(_topology):
         (text(1, "b"), {}, "expected more than 1"),
         (text(0, "b"), {}, "expected more than 1"),
         (text(2, "b").replace("nodes", "nods"), {}, "expected nodes"),
-        (text(2, "b"), {"check": lacks}, "models.m: is not here"),
+        (text(2, "b"), {"lacks": lacks}, "models.m: is not here"),
         ("#" * (1 << 20) + text(2), {}, "at most"),
     ],
 )
