@@ -84,6 +84,8 @@ class Role(Struct, frozen=True):
     needs: Needs = field(default_factory=Needs)
     route: Route = "least-loaded"
     key: str = ""  # with route = "ring": the field whose value is hashed; "": the request id
+    # Where it computes: a thread of the node; a process of its own, which a flood of requests to
+    # the node leaves alone; or the loop itself, for roles that take well under 100 µs.
     lane: Literal["thread", "process", "inline"] = "thread"
     batch: Batch = field(default_factory=Batch)
     queue_max: Count = 0  # 0: the node's limits.queue_max
