@@ -177,10 +177,11 @@ async def _wait_ready(console: Console, nodes: Sequence[Node]) -> None:
 async def _introduce(console: Console, mesh: Client) -> None:
     """Print which node does what, as the mesh itself says."""
     members = (await mesh.get("/v1/members"))["members"]
+    roles = (await mesh.get("/v1/roles"))["roles"]
     for member in sorted(members, key=lambda one: one["name"]):
-        console.print(
-            f"  [bold]{member['name']}[/]  http://{member['http']}  {', '.join(member['roles'])}"
-        )
+        name = member["name"]
+        own = [role["name"] for role in roles if name in (role["nodes"] or role["serving"])]
+        console.print(f"  [bold]{name}[/]  http://{member['http']}  {', '.join(own)}")
     console.print()
 
 
