@@ -21,7 +21,9 @@ def body(name, value, datatype, is_binary):
             "parameters": {"binary_data_output": is_binary}}  # fmt: skip
     asked, _ = tensors.read(json.dumps(wish).encode(), None)
     told, blobs = tensors.write({name: datatype}, {name: value}, asked)
-    told[0]["data"] = np.asarray(told[0]["data"]).tolist() if "data" in told[0] else None
+    data = told[0].get("data")
+    # Texts stay as they are: a NumPy text loses the NULs at its end.
+    told[0]["data"] = data.tolist() if isinstance(data, np.ndarray) else data
     head = json.dumps({"inputs": told}).encode()
     return head + b"".join(blobs), len(head)
 
