@@ -37,6 +37,8 @@ def valid(draw):
 
 @given(valid())
 def test_a_frame_comes_back_as_it_was(frame):
+    """What is written is read, on the way out and on the way back."""
+    """Reading undoes writing, there and back."""
     assert frame == read(write(frame), rows(frame.tokens()), LIMITS)
     assert frame == read(write(frame), rows(len(frame.wanted())), LIMITS, is_back=True)
 
@@ -60,6 +62,8 @@ def test_a_damaged_frame_is_read_or_refused_and_nothing_else(frame, data):
 
 @given(st.binary(max_size=80))
 def test_noise_is_refused(noise):
+    """Bytes of no version that we know are never a step."""
+    """Bytes of another protocol are never taken for a frame."""
     with pytest.raises(RemoteProtocolError):
         read(b"\xff" + noise, rows(1), LIMITS)
 
