@@ -298,6 +298,8 @@ class LocalRoles:
         kind = custom.find(spec.kind)
         if spec.model and spec.model not in models:
             raise SetupError(f"roles.{name}.model: {spec.model!r} is not in [models]")
+        if spec.layers is not None and spec.lane != "thread":
+            raise SetupError(f"roles.{name}.lane: expected 'thread' with layers, not {spec.lane!r}")
         return kind(
             Context(
                 role=name,

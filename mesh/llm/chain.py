@@ -34,7 +34,8 @@ LOAD_S = 300.0  # for a stage to read its layers; large models from slow disks t
 SILENT_S_MIN = 2.0  # a step that takes longer than this, and than
 SILENT_TIMES = 20.0  # so many usual ones, is looked into
 SILENT_S_UNKNOWN = 5.0  # before any step was measured
-STUCK_TIMES = 5.0  # patience with stages that answer but bring nothing, in the limits above
+# Patience with stages that answer a ping but bring nothing: a large model's first prompt is long.
+STUCK_S_MIN, STUCK_TIMES = 60.0, 5.0  # the longer of these seconds, and so many limits as above
 PING_S = 0.7  # for a stage to say that it is there
 AVOID_S = 10.0  # a node that failed is left out so long, if there are others
 LOOK_S = 0.1  # how often the oldest step is looked at
@@ -143,6 +144,7 @@ class Chain:
         self._avoid: dict[str, float] = {}
         self._epochs = itertools.count(1)
         self._failed: asyncio.Event = asyncio.Event()
+        self._lost_s: float | None = None  # since when steps do not come back
         self.opened = asyncio.Event()
         self.state = State()
 
@@ -150,15 +152,18 @@ class Chain:
         """Keep the way open until cancelled."""
         await self._gather()
         while True:
-            began_s = time.monotonic()
             try:
                 async with AsyncExitStack() as stack:
                     watched = await self._open(stack)
-                    self.state.pause_s = time.monotonic() - began_s
+                    if self._lost_s is not None:
+                        self.state.pause_s = time.monotonic() - self._lost_s
+                        self._lost_s = None
                     self.opened.set()
                     log.info("chain.opened", extra={"role": self._links.role, **self._brief()})
                     await self._watch(watched)
             except (Broken, MeshError) as error:
+                if self._lost_s is None:
+                    self._lost_s = time.monotonic() - self._relay.waits_s()
                 await self._note(error)
             finally:
                 self._relay.suspend()
@@ -293,7 +298,7 @@ class Chain:
         silent = await self._silent()
         if silent:
             raise Broken(f"no answer within {limit_s:.1f} s", *silent)
-        if self._relay.waits_s() > STUCK_TIMES * limit_s:
+        if self._relay.waits_s() > max(STUCK_S_MIN, STUCK_TIMES * limit_s):
             raise Broken("every stage answers, and a step does not come back")
 
     async def _silent(self) -> list[str]:

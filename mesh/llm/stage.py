@@ -95,6 +95,7 @@ class StageThread:
         """
         self.stage, self.limits, self.pace = stage, limits, Pace()
         self._threads, self._is_last = threads, is_last
+        self._is_closed = False
         self._deliver, self._failed = deliver, failed
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mesh-stage", daemon=True)
@@ -107,6 +108,7 @@ class StageThread:
 
     def close(self) -> None:
         """End the thread after the frame at hand; does not wait."""
+        self._is_closed = True
         self._jobs.put(None)
 
     def join(self) -> None:
@@ -115,7 +117,7 @@ class StageThread:
 
     def _work(self) -> None:
         use_threads(self._threads)
-        while (job := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None and not self._is_closed:
             try:
                 self._compute(job)
             except Exception as error:  # noqa: BLE001 - the thread's root: the chain is told

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,12 @@ from tests.support.processes import processes
 from tests.support.split import answers, heal, hurt, questions, topology, wait_chain, write_model
 
 NODES = ["n0", "n1", "n2"]
+
+
+def tell(line: str) -> None:
+    """Say a line to a person who waits."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 async def campaign(folder: Path, times: int, seed: int, *, heads: bool = False) -> None:
@@ -34,7 +41,7 @@ async def campaign(folder: Path, times: int, seed: int, *, heads: bool = False) 
         began_s = time.monotonic()
         calm = await _through(door, asked)
         calm_s = time.monotonic() - began_s
-        print(f"undisturbed: {calm_s:.2f} s, {sum(map(len, calm))} characters")
+        tell(f"undisturbed: {calm_s:.2f} s, {sum(map(len, calm))} characters")
         for at in range(times):
             role = await wait_chain(http, parts, 3)
             order = [each["node"] for each in role["engine"]["chain"]["nodes"]]
@@ -44,7 +51,7 @@ async def campaign(folder: Path, times: int, seed: int, *, heads: bool = False) 
                 when_s *= 0.15  # while prompts are read
             took_s = await _accident(parts[NODES.index(victim)], door, asked, calm, how, when_s)
             place = order.index(victim)
-            print(f"{at}: {how} {victim} (part {place}) at {when_s:.2f} s: took {took_s:.2f} s")
+            tell(f"{at}: {how} {victim} (part {place}) at {when_s:.2f} s: took {took_s:.2f} s")
 
 
 async def _through(door, asked):
@@ -52,7 +59,7 @@ async def _through(door, asked):
         try:
             return await answers(door.url(""), asked)
         except Exception as error:  # noqa: BLE001 - the door may still be joining
-            print("door:", error)
+            tell(f"door: {error}")
             await asyncio.sleep(0.5)
 
 
