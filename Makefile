@@ -8,7 +8,7 @@ PINNED := $(VENV)/.pinned
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export Q
 
-.PHONY: help setup demo test check format lock bench clean
+.PHONY: help setup demo test check format lock bench chaos clean
 
 help:   ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ bench: setup   ## measure everything, beside the peers that are installed
 .PHONY: bench-peers
 bench-peers: $(PINNED)   # the peers, each in an environment of its own
 	@$(PY) -m bench.peers
+
+chaos: $(PINNED)   ## break a mesh of real processes in every way it should survive (4 minutes)
+	@$(PY) -m tools.chaos
 
 clean:   ## remove what the targets above made here (not ~/.cache/mesh)
 	rm -rf $(VENV) var output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -55,8 +55,8 @@ async def overload(scene: Scene) -> list[Finding]:
     ask = {"pipeline": "busy", "deadline_s": 1.0, "is_named": False}
     await scene.ask(2.0, 60.0, **ask)  # type: ignore[arg-type]
     calm = await scene.ask(4.0, 60.0, **ask)  # type: ignore[arg-type]
-    peak = await scene.ask(5.0, 85.0, **ask)  # type: ignore[arg-type]
-    flood = await scene.ask(8.0, 270.0, **ask)  # type: ignore[arg-type]
+    peak = await scene.ask(5.0, 110.0, **ask)  # type: ignore[arg-type]
+    flood = await scene.ask(8.0, 300.0, **ask)  # type: ignore[arg-type]
     ended_s = time.monotonic()
     normal_s = await _until_normal(scene, ask, _at(_took(calm), 0.99))
     good = [one for one in flood if one.is_good]
