@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.report import RESULTS, progress
 
-BENCHES = ("micro", "hop", "serving", "search", "embedding", "retrieval", "llm")
+BENCHES = ("micro", "hop", "serving", "search", "embedding", "retrieval", "llm", "flood")
 HERE = Path(__file__).parent
 
 
