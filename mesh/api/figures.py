@@ -100,6 +100,11 @@ class Figures:
         one("mesh_role_queue_items", "Items waiting at this node.", ("role",), self._role("queued"))
         total("mesh_role_batches", "Batches run here.", ("role",), self._role("total_batches"))
         total("mesh_role_items", "Items run here.", ("role",), self._role("total_items"))
+        total("mesh_route_failovers", "Calls asked elsewhere.", (), self._route("failovers"))
+        total("mesh_route_resumed", "Streams that went on elsewhere.", (), self._route("resumed"))
+        total("mesh_route_hedges", "Late calls asked twice.", (), self._route("hedges"))
+        total("mesh_topology_taken", "Topologies taken on.", (), self._topology("taken"))
+        total("mesh_topology_refusals", "Topologies refused.", (), self._topology("refusals"))
         total("mesh_peer_received_bytes", "Bytes from peers.", ("node",), self._edge("bytes_in"))
         total("mesh_peer_sent_bytes", "Bytes to peers.", ("node",), self._edge("bytes_out"))
 
@@ -120,6 +125,18 @@ class Figures:
             for name, figures in self.local.statistics().items():
                 if key in figures:
                     yield (name,), figures[key]
+
+        return read
+
+    def _route(self, key: str) -> Callable[[], Iterator[Sample]]:
+        def read() -> Iterator[Sample]:
+            yield (), self.router.statistics()[key]
+
+        return read
+
+    def _topology(self, key: str) -> Callable[[], Iterator[Sample]]:
+        def read() -> Iterator[Sample]:
+            yield (), self.takeover.statistics()[key]
 
         return read
 

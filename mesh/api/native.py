@@ -47,6 +47,8 @@ async def run_pipeline(request: web.Request) -> web.StreamResponse:
     asked = intake.request_of(request, pipeline.deadline_s)
     with parts.admission.admit(asked):
         body = await intake.body_of(request, asked.deadline_s)
+        is_named = "request_id" in body and "request_id" not in pipeline.input
+        run = parts.once.run if is_named else parts.pipelines.run
         wants_events, asked = _taken(request, body, asked, pipeline.input)
         fields = intake.typed(body, parts.input_types.get(name, {}))
         if wants_events:
@@ -54,7 +56,7 @@ async def run_pipeline(request: web.Request) -> web.StreamResponse:
                 request, asked, name, parts.pipelines.stream(name, fields, asked)
             )
         with counted(parts, name):
-            outcome = await parts.pipelines.run(name, fields, asked)
+            outcome = await run(name, fields, asked)
         note(parts, name, outcome.trace)
         return Whole(answer.encode({**outcome.fields, "trace": outcome.trace}))
 

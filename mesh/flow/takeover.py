@@ -99,7 +99,7 @@ class Takeover:
         self._routable = self._duty = topology
         self._refusals: dict[tuple[int, int], float] = {}
         self._last: dict[str, Any] = {}
-        self._taken = 0
+        self._taken = self._refused = 0
 
     # ------------------------------------------------------------------ what others follow
 
@@ -139,6 +139,7 @@ class Takeover:
             "waits_for": list(waits),
             "parting": sorted(self._parting),
             "taken": self._taken,
+            "refusals": self._refused,
             "refused": self._last,
         }
 
@@ -295,6 +296,7 @@ class Takeover:
     def _refuse(self, error: SetupError, origin: str, digest: int) -> None:
         refusal = {"origin": origin, "digest": digest, "reasons": list(error.problems)}
         if refusal != self._last:
+            self._refused += 1
             self._last = refusal
             self._log.warning("topology.refused", origin=origin, reasons=list(error.problems))
 

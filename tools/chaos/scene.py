@@ -118,11 +118,11 @@ class Scene:
             await running
         return load.asked
 
-    async def serving(self, role: str) -> int:
-        """Return how many live nodes say that they serve a role."""
+    async def owners(self, role: str) -> list[str]:
+        """Return which live nodes say that they serve a role."""
         async with self.session.get(f"{self.hosts[0].url}/v1/roles") as response:
             roles = (await response.json())["roles"]
-        return next((len(one["serving"]) for one in roles if one["name"] == role), 0)
+        return next((one["serving"] for one in roles if one["name"] == role), [])
 
     async def change(self, more: str = "", roles: dict[str, set[str]] | None = None) -> None:
         """Give the mesh other roles beside its own, and wait until it has them."""

@@ -6,6 +6,7 @@ Shell. Each strain returns what it measured beside what must hold.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -115,10 +116,38 @@ async def burst(scene: Scene) -> list[Finding]:
     ]
 
 
+async def placed(scene: Scene) -> list[Finding]:
+    """Kill one of the two nodes that the ring chose for a role: a third takes its place."""
+    place = "replicas = 2"
+    more = PIPELINE.format(name="flex", work_ms=10.0, items_max=8, place=place)
+    scene.change_topology(scene.hosts[0], more=more)
+    await _wait_serving(scene, lambda count: count == 2, 20.0)
+    owners = await scene.owners("flex")
+    victim = next(host for host in scene.hosts[1:] if host.name in owners)
+    asking = asyncio.create_task(scene.ask(14.0, 30.0, "flex"))
+    await asyncio.sleep(2.0)
+    await victim.end(signal.SIGKILL)
+    began_s = time.monotonic()
+    while time.monotonic() < began_s + 12.0:
+        now = await scene.owners("flex")
+        if len(now) == 2 and victim.name not in now:
+            break
+        await asyncio.sleep(0.1)
+    moved_s = time.monotonic() - began_s
+    asked = await asking
+    await victim.start()
+    await scene.change()
+    return [
+        Finding("ring-given role: failed", sum(not one.is_good for one in asked), 0.0),
+        Finding("ring-given role: two replicas again after, s", moved_s, 10.0),
+    ]
+
+
 STRAINS: dict[str, Callable[[Scene], Awaitable[list[Finding]]]] = {
     "overload": overload,
     "slow replica": slow_replica,
     "burst": burst,
+    "ring-given role": placed,
 }
 
 
@@ -137,7 +166,7 @@ async def _wait_serving(scene: Scene, is_true: Callable[[int], bool], within_s: 
     """Wait until so many nodes serve the elastic role; return how long, or twice the limit."""
     began_s = time.monotonic()
     while time.monotonic() < began_s + within_s:
-        if is_true(await scene.serving("flex")):
+        if is_true(len(await scene.owners("flex"))):
             return time.monotonic() - began_s
         await asyncio.sleep(0.1)
     return 2.0 * within_s
