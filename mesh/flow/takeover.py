@@ -203,8 +203,7 @@ class Takeover:
     # ------------------------------------------------------------------ going on
 
     def _take(self, topology: Topology, text: str, origin: str) -> None:
-        if self.next is not self.current:
-            self._switch()  # two changes at once: duties of both are under way already
+        # Where a change is under way already, doors skip it: they go on by what is served.
         self.next, self.text = topology, text
         self._edition = edition_of(topology, text)
         self._settle()
@@ -322,8 +321,10 @@ def newest(
     except (OSError, UnicodeDecodeError, SetupError) as error:
         log.warning("topology.copy_unusable", path=str(copy), reason=str(error))
         return topology, text
-    is_newer = kept.mesh.name == topology.mesh.name and kept.mesh.epoch > topology.mesh.epoch
-    return (kept, kept_text) if is_newer else (topology, text)
+    if kept.mesh.name != topology.mesh.name or kept.mesh.epoch <= topology.mesh.epoch:
+        return topology, text
+    log.warning("topology.copy_is_newer", path=str(copy), epoch=kept.mesh.epoch)
+    return kept, kept_text
 
 
 def edition_of(topology: Topology, text: str) -> Edition:

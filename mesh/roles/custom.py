@@ -72,6 +72,8 @@ def is_streaming(kind: str) -> bool:
 @cache
 def is_resumable(kind: str) -> bool:
     """Whether a broken stream of this kind can go on at another node."""
+    if kind in BUILT_IN and not is_streaming(kind):
+        return False  # without its import
     try:
         found = find(kind)
     except SetupError:

@@ -140,6 +140,19 @@ def test_a_role_that_nobody_ever_serves_does_not_hold_back_the_rest(tmp_path):
     assert 2 == run_virtual(scenario())
 
 
+def test_a_change_that_is_overtaken_is_never_followed(tmp_path):
+    async def scenario(made):
+        takeover = made.takeover
+        await takeover.offer(text(2, "a", "b"), "test")
+        await takeover.offer(text(3, "a", "c"), "test")
+        assert (1, 3) == (takeover.current.mesh.epoch, takeover.next.mesh.epoch)
+        made.membership.set([member("n0", ["a", "c"])])
+        takeover._go_on()
+        assert (3, {"a", "c"}) == (takeover.current.mesh.epoch, set(takeover.duty().roles))
+
+    run(tmp_path, scenario)
+
+
 def lacks(_topology):
     return ["models.m: is not here"]
 
