@@ -30,7 +30,7 @@ from mesh.net import peers as peers_module
 from mesh.net.peers import Peers, Reply
 from mesh.settings.schema import Limits
 from mesh.wire.messages import Answer, Call, Piece
-from mesh.wire.pulse import SILENCE_S
+from mesh.wire.pulse import QUIET_S, SILENCE_S
 
 pytestmark = pytest.mark.live
 
@@ -391,8 +391,12 @@ def test_a_silent_peer_is_given_up() -> None:
         peer = pair.client._peers[pair.address]
         peer.tick()
         assert not task.done()
+        peer.pulse.heard_s -= QUIET_S + 1
+        peer.tick()
+        assert (pair.client.quiet(), task.done()) == ({pair.address}, False)
         peer.pulse.heard_s -= SILENCE_S + 1
         peer.tick()
+        assert pair.client.quiet() == set()
         with pytest.raises(PeerTimeout):
             await task
 

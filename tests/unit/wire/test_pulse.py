@@ -68,3 +68,21 @@ def test_pongs_that_nobody_asked_for_are_skipped(ping_id: int) -> None:
     pulse.ping(0.0, 0.0)
     pulse.receive(Pong(ping_id, 5.0, 5.0), 1.0)
     assert 0.0 == pulse.rtt_s
+
+
+def test_quiet_comes_before_silent_and_ends_with_the_first_sign_of_life():
+    pulse = Pulse(0.0)
+    quiet = []
+    for second in range(1, 7):
+        pulse.is_silent(float(second))
+        quiet.append(pulse.is_quiet)
+    assert [False, False, True, True, True, True] == quiet
+    pulse.heard_s = 6.5
+    pulse.is_silent(7.0)
+    assert not pulse.is_quiet
+
+
+def test_our_own_standstill_makes_nobody_quiet():
+    pulse = Pulse(0.0)
+    pulse.is_silent(TICK_S + LATE_S + 5.0)
+    assert not pulse.is_quiet
