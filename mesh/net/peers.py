@@ -139,9 +139,7 @@ class Peers:
     def quiet(self) -> set[str]:
         """Return the addresses that do not answer pings now, whatever others say of them."""
         return {
-            address
-            for address, peer in self._peers.items()
-            if peer.is_open and peer.pulse.is_quiet
+            address for address, peer in self._peers.items() if peer.is_open and peer.pulse.is_quiet
         }
 
     def statistics(self) -> dict[str, dict[str, Any]]:
