@@ -39,7 +39,7 @@ bench: setup   ## measure everything, beside the peers that are installed
 bench-peers: $(PINNED)   # the peers, each in an environment of its own
 	@$(PY) -m bench.peers
 
-chaos: $(PINNED)   ## break a mesh of real processes in every way it should survive (4 minutes)
+chaos: $(PINNED)   ## break a mesh of real processes in every way it should survive (5 minutes)
 	@$(PY) -m tools.chaos
 
 clean:   ## remove what the targets above made here (not ~/.cache/mesh)
