@@ -42,6 +42,11 @@ bench-peers: $(PINNED)   # the peers, each in an environment of its own
 chaos: $(PINNED)   ## break a mesh of real processes in every way it should survive (5 minutes)
 	@$(PY) -m tools.chaos
 
+sim: $(PINNED)   ## membership in virtual time: random worlds, a large mesh for an hour (10 minutes)
+	@$(PY) -m tests.sim.campaign --seeds 2000
+	@$(PY) -m tests.sim.scale
+	@$(PY) -m tests.sim.scale --nodes 1000 --minutes 1
+
 clean:   ## remove what the targets above made here (not ~/.cache/mesh)
 	rm -rf $(VENV) var output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
