@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.report import RESULTS, progress
 
-BENCHES = ("micro", "hop", "serving", "search", "embedding", "retrieval", "llm", "flood")
+BENCHES = ("micro", "hop", "serving", "search", "embedding", "retrieval", "llm", "split", "flood")
 HERE = Path(__file__).parent
 
 
