@@ -13,7 +13,9 @@ from pathlib import Path
 
 from bench.report import RESULTS, progress
 
-BENCHES = ("micro", "hop", "serving", "search", "embedding", "retrieval", "llm", "split", "flood")
+BENCHES = (
+    "micro", "ring", "hop", "serving", "search", "embedding", "retrieval", "llm", "split", "flood",
+)  # fmt: skip
 HERE = Path(__file__).parent
 
 
