@@ -252,6 +252,7 @@ class Node:
             process=Process(self._lag),
             takeover=self.takeover,
             stages=self.stages,
+            once=self.once,
         )
         figures.declare(metrics)
         role_types = takes.of_roles(self.topology)

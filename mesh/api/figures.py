@@ -13,6 +13,7 @@ from mesh.api.native import members_of, serving
 from mesh.flow.admission import Admission
 from mesh.flow.duties import live
 from mesh.flow.local import LocalRoles
+from mesh.flow.once import Once
 from mesh.flow.pipeline import Pipelines
 from mesh.flow.router import Router
 from mesh.flow.stages import Stages
@@ -20,6 +21,7 @@ from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Status
 from mesh.net.membership import Membership
 from mesh.net.peers import Peers
+from mesh.observe import limits
 from mesh.observe.metrics import Metrics, Sample
 from mesh.observe.stats import Process
 from mesh.ring.ring import Ring
@@ -40,6 +42,7 @@ class Figures:
     process: Process
     takeover: Takeover
     stages: Stages
+    once: Once
     _ring: tuple[int, dict[str, Any]] = field(default=(-1, {}))
 
     def statistics(self) -> dict[str, Any]:
@@ -56,6 +59,8 @@ class Figures:
             "gossip": self.membership.statistics(),
             "process": self.process.statistics(),
             "topology": self.takeover.statistics(),
+            "once": self.once.statistics(),
+            "endings": dict(self.peers.endings),
         }
 
     def ring(self) -> dict[str, Any]:
@@ -106,6 +111,9 @@ class Figures:
         total("mesh_topology_taken", "Topologies taken on.", (), self._topology("taken"))
         total("mesh_topology_refusals", "Topologies refused.", (), self._topology("refusals"))
         total("mesh_peer_received_bytes", "Bytes from peers.", ("node",), self._edge("bytes_in"))
+        total("mesh_limit_reached", "Limits reached, by name.", ("limit", "role"), self._reached)
+        total("mesh_gossip_events", "Doubts and verdicts of this node.", ("event",), self._events)
+        one("mesh_route_breakers_active", "Breakers not closed.", ("role",), self._breakers)
         total("mesh_peer_sent_bytes", "Bytes to peers.", ("node",), self._edge("bytes_out"))
 
     def _by_status(self) -> Iterator[Sample]:
@@ -119,6 +127,28 @@ class Figures:
 
     def _cpu(self) -> Iterator[Sample]:
         yield (), self.process.cpu_seconds()
+
+    def _reached(self) -> Iterator[Sample]:
+        yield from limits.reached(self._counted()).items()
+
+    def _events(self) -> Iterator[Sample]:
+        for event, count in limits.gossip_events(self._counted()).items():
+            yield (event,), count
+
+    def _breakers(self) -> Iterator[Sample]:
+        for role, edges in self.router.statistics()["edges"].items():
+            yield (role,), sum(edge["breaker"] != "closed" for edge in edges.values())
+
+    def _counted(self) -> dict[str, Any]:
+        """Return the part of the figures in which limits are counted."""
+        return {
+            "roles": self.local.statistics(),
+            "routes": self.router.statistics(),
+            "door": self.admission.statistics(),
+            "gossip": self.membership.statistics(),
+            "once": self.once.statistics(),
+            "endings": self.peers.endings,
+        }
 
     def _role(self, key: str) -> Callable[[], Iterator[Sample]]:
         def read() -> Iterator[Sample]:

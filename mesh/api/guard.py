@@ -238,6 +238,8 @@ def _note(
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "(unknown)"
     parts.metrics.observe_http(route, _method(request.method), status, took_s)
+    if code:
+        parts.metrics.observe_error(code)
     is_work = request.method == "POST"
     if not is_work and not code:
         return

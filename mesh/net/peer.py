@@ -56,10 +56,9 @@ class Peer(asyncio.Protocol):
         node: str,
         address: str = "",
     ) -> None:
-        self.address = address
+        self.address, self.ending = address, ""
         self.remote: Hello | None = None
-        self.requests = 0
-        self.bytes_in = self.bytes_out = 0
+        self.requests = self.bytes_in = self.bytes_out = 0
         self.pulse = Pulse(time.monotonic())
         self._connection = connection
         self._closed = closed
@@ -256,6 +255,7 @@ class Peer(asyncio.Protocol):
         if self._transport is None and self._opened.done():
             return
         self._transport = None
+        self.ending = "goodbye" if self._is_leaving else error.code
         if self._alarm is not None:
             self._alarm.cancel()
         if not self._opened.done():

@@ -11,6 +11,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import Counter
 from typing import Any, cast
 
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, SetupError, Unreachable
@@ -72,6 +73,7 @@ class Peers:
         self._server: asyncio.Server | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self.endings: Counter[str] = Counter()
 
     def serve(self, service: str, handler: Handler) -> None:
         """Let `handler` answer calls to `service`; a name that ends in "/" is a prefix."""
@@ -214,6 +216,7 @@ class Peers:
             reason = str(error) or f"no connection within {CONNECT_S} s"
             before = self._failures.get(address)
             wait_s = BACKOFF_S_MIN if before is None else min(BACKOFF_S_MAX, before.wait_s * 2)
+            self.endings["unreachable"] += 1
             self._remember(address, _Failure(f"{address}: {reason}", wait_s))
             raise Unreachable(f"{address}: {reason}") from error
         finally:
@@ -262,7 +265,10 @@ class Peers:
         return Peer(machine, self._find, self._closed, self._node, address)
 
     def _closed(self, peer: Peer | LinesPeer) -> None:
+        is_accepted = peer in self._others
         self._others.discard(peer)
+        if isinstance(peer, Peer) and (peer.remote is not None or is_accepted):
+            self.endings[peer.ending if peer.remote is not None else "refused"] += 1
 
     def accept(self, door: _Door, transport: asyncio.Transport, data: bytes) -> None:
         """Give an accepted connection to whoever speaks its protocol."""
@@ -282,9 +288,10 @@ class Peers:
         """Remember a connection that has said nothing yet."""
         self._others.add(door)
 
-    def forget(self, door: _Door) -> None:
+    def forget(self, door: _Door, *, is_silent: bool = False) -> None:
         """Forget one that is gone."""
         self._others.discard(door)
+        self.endings["silent"] += is_silent
 
     def _start_ticking(self) -> None:
         if self._tick is None and not self._is_closed:
@@ -320,6 +327,7 @@ class _Door(asyncio.Protocol):
     def tick(self) -> None:
         self._ticks_left -= 1
         if self._ticks_left <= 0:
+            self._peers.forget(self, is_silent=True)
             self.leave()
 
     def leave(self) -> None:

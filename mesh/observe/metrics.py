@@ -67,6 +67,12 @@ class Metrics:
             ("route",),
             SECONDS,
         )
+        self._errors = Count(
+            "mesh_http_errors_total",
+            "Requests that ended in an error, by its code; see docs/errors.md.",
+            ("code",),
+        )
+        self.registry.register(self._errors)
         self.registry.register(self._http_requests)
         self.registry.register(self._http_seconds)
         self.add_gauge(
@@ -130,6 +136,10 @@ class Metrics:
         """Count an answered request."""
         self._http_requests.add((route, method, str(status)))
         self._http_seconds.add((route,), took_s)
+
+    def observe_error(self, code: str) -> None:
+        """Count a request that ended in an error, also one that broke off after it had begun."""
+        self._errors.add((code,))
 
     def observe_trace(self, pipeline: str, trace: Mapping[str, Any]) -> None:
         """Count a finished pipeline and its stages from its trace, with others or at the scrape.

@@ -27,10 +27,12 @@ from mesh.errors import (
     Unreachable,
 )
 from mesh.net import peers as peers_module
+from mesh.net.peer import HANDSHAKE_S, Peer
 from mesh.net.peers import Peers, Reply
 from mesh.settings.schema import Limits
+from mesh.wire.frames import PREAMBLE
 from mesh.wire.messages import Answer, Call, Piece
-from mesh.wire.pulse import QUIET_S, SILENCE_S
+from mesh.wire.pulse import QUIET_S, SILENCE_S, TICK_S
 
 pytestmark = pytest.mark.live
 
@@ -399,6 +401,35 @@ def test_a_silent_peer_is_given_up() -> None:
         assert pair.client.quiet() == set()
         with pytest.raises(PeerTimeout):
             await task
+        assert {"peer_timeout": 1} == pair.client.endings
+
+    run(scenario)
+
+
+def test_a_stranger_that_says_nothing_is_let_go() -> None:
+    """Neither a first byte nor a greeting may hold a socket for ever."""
+
+    async def scenario(pair: Two) -> None:
+        host, port = pair.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while not pair.server._others:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0)
+        [door] = pair.server._others
+        for _ in range(int(HANDSHAKE_S / TICK_S)):
+            door.tick()
+        assert b"" == await reader.read()
+        writer.close()
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(PREAMBLE)
+        while not any(isinstance(one, Peer) for one in pair.server._others):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        [greeted] = pair.server._others
+        greeted._made_s -= HANDSHAKE_S + 1
+        greeted.tick()
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        assert {"silent": 1, "refused": 1} == +pair.server.endings
 
     run(scenario)
 
@@ -424,6 +455,7 @@ def test_a_dead_address_is_unreachable_and_not_tried_again_at_once(
         with pytest.raises(Unreachable, match=address):
             await client.call(address, Call(to="x"))
         assert tried == []
+        assert {"unreachable": 1} == client.endings
         await client.aclose()
 
     asyncio.run(main())
@@ -492,6 +524,7 @@ def test_strangers_are_refused_with_the_reason(client: dict[str, str], reason: s
         pair.server.serve("echo", echo)
         with pytest.raises(Unreachable, match=reason):
             await pair.call("echo")
+        assert 1 == pair.client.endings["unreachable"]
 
     run(scenario, client=node("client", **client), server=node("server", secret="right"))
 
