@@ -1,4 +1,4 @@
-"""Makes documents searchable: documents.db, vectors.faiss, meta.json in one folder.
+"""Makes documents searchable: documents, vectors and token vectors in one folder.
 
 Shell: reads a source of documents, shows progress; `mesh.index.build` does the work.
 
@@ -93,6 +93,7 @@ def _build(options: argparse.Namespace, console: Console) -> int:
             out,
             passages,
             lambda: _encode(options.model, options.threads),
+            read=lambda: _read(options.model, options.threads),
             model=options.model,
             corpus=corpus,
             command=shlex.join(command),
@@ -156,28 +157,46 @@ def documents_passages(path: Path) -> Iterator[Passage]:
 
 
 def _encode(model: str, threads: int) -> Callable[[list[str]], np.ndarray]:
-    """Return what encodes on several threads of one core each.
+    """Return what turns texts into vectors, float32 [N, C]."""
+    from mesh.models.encoder import Encoder
+
+    run = _spread(model, threads, Encoder.encode)
+    return lambda texts: np.stack(run(texts))
+
+
+def _read(model: str, threads: int) -> Callable[[list[str]], list[np.ndarray]]:
+    """Return what turns texts into the vectors of their tokens, float32 [T, C] each."""
+    from mesh.models.encoder import Encoder
+
+    return _spread(model, threads, Encoder.token_vectors)
+
+
+def _spread(
+    model: str, threads: int, compute: Callable[..., Iterable[np.ndarray]]
+) -> Callable[[list[str]], list[np.ndarray]]:
+    """Return what computes on several threads of one core each.
 
     Threads that share a product wait for each other in a loop: on a machine where something
     else runs too, that made a build three times slower than parts that wait for nobody.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from mesh.models.encoder import Encoder
+    from mesh.models.encoder import shared_encoder
     from mesh.models.threads import use_threads
 
-    encoder = Encoder(sources.locate(model))
+    encoder = shared_encoder(sources.locate(model))
     use_threads(1)
     pool = ThreadPoolExecutor(threads, initializer=use_threads, initargs=(1,))
 
-    def encode(texts: list[str]) -> np.ndarray:
-        vectors = np.empty((len(texts), encoder.width), np.float32)
-        parts = pool.map(encoder.encode, [texts[first::threads] for first in range(threads)])
-        for first, part in enumerate(parts):
-            vectors[first::threads] = part
-        return vectors
+    def run(texts: list[str]) -> list[np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        places = [range(first, len(texts), threads) for first in range(threads)]
+        parts = pool.map(lambda own: compute(encoder, [texts[at] for at in own]), places)
+        for own, part in zip(places, parts, strict=True):
+            found.update(zip(own, part, strict=True))
+        return [found[at] for at in range(len(texts))]
 
-    return encode
+    return run
 
 
 class _Bar:

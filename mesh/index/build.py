@@ -2,9 +2,10 @@
 
 Shell: files, SQLite, faiss. Used by `tools.corpus`.
 
-What is done stays in `FOLDER.building`: the documents, then vectors in shards. The
-next run goes on behind the last whole shard if passages and model are the same,
-and starts anew if not. The finished folder takes the old one's place by renaming.
+What is done stays in `FOLDER.building`: the documents, then vectors in shards, then token
+vectors in shards. The next run goes on behind the last whole shard if passages and model are
+the same, and starts anew if not. The finished folder takes the old one's place by renaming.
+An index that lacks only its token vectors keeps all else.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import faiss
 import msgspec
 import numpy as np
 
 from mesh.errors import SetupError
-from mesh.index import search, store
+from mesh.index import search, store, tokens
 from mesh.index.passages import Passage, embedded_text
 
 FORMAT = "2"  # of an index folder; part of its version, so that a change builds it again
@@ -31,6 +33,8 @@ SHARD_ROWS = 512  # embedded between two saves: some seconds of work to lose at 
 TRAINING_SHARDS_MAX = 600  # 300,000 vectors, enough for 4096 lists
 
 Encode = Callable[[list[str]], np.ndarray]
+Row = tuple[str, str, str, str, float]
+"""Title, words, content, summary, weight."""
 Progress = Callable[[str, int, int], None]
 """Told (step, done, of how many)."""
 
@@ -67,6 +71,7 @@ def build_index(
     passages: Callable[[], Iterable[Passage]],
     encode: Callable[[], Encode],
     *,
+    read: Callable[[], tokens.Read] | None = None,
     model: str,
     corpus: str,
     command: str,
@@ -79,6 +84,7 @@ def build_index(
         folder: where it will be.
         passages: gives them all, the same each time it is called.
         encode: gives the function from texts to vectors; called only when there is work.
+        read: gives the function from texts to token vectors, if these are to be kept.
         model: source of the encoder, kept in `meta.json`.
         corpus: what the documents are, in a few words.
         command: that builds it again.
@@ -94,19 +100,25 @@ def build_index(
         plan = version_of(passages(), model)
         if not plan.count:
             raise SetupError(f"no documents for the index {folder}: the source is empty")
-        if is_current(folder, plan.version):
+        has_vectors = is_current(folder, plan.version)
+        if plan.count > tokens.KEPT_MAX or tokens.is_of(folder / tokens.TOKENS, plan.version):
+            read = None
+        if has_vectors and read is None:
             return False
         work = folder.with_name(folder.name + ".building")
         _stage(work, plan, passages, progress)
-        shards = _embed(work, plan.count, encode, progress)
-        progress("index", 0, 1)
-        meta = _index(work, shards, plan, nlist)
-        meta = msgspec.structs.replace(meta, model=model, corpus=corpus, command=command)
-        (work / search.META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
-        for rest in (*shards, work / "plan.json"):
+        facts = {"model": model, "corpus": corpus, "command": command}
+        if has_vectors:
+            for name in (search.VECTORS, search.META):
+                shutil.copyfile(folder / name, work / name)
+        else:
+            _build_vectors(work, plan, encode, nlist, facts, progress)
+        if read is not None:
+            parts = _sharded(work, "tokens", plan.count, read, _save_tokens, progress)
+            tokens.join_parts(work / tokens.TOKENS, parts, version=plan.version, model=model)
+        for rest in (*work.glob("vectors-*"), *work.glob("tokens-*"), work / "plan.json"):
             rest.unlink()
         _replace(folder, work)
-        progress("index", 1, 1)
     return True
 
 
@@ -164,18 +176,41 @@ def write_documents(path: Path, passages: Iterable[Passage]) -> None:
         database.commit()
 
 
-def _embed(work: Path, count: int, encode: Callable[[], Encode], progress: Progress) -> list[Path]:
-    """Embed what no whole shard holds yet; return the shards in order."""
+def _build_vectors(
+    work: Path,
+    plan: Plan,
+    encode: Callable[[], Encode],
+    nlist: int,
+    facts: dict[str, str],
+    progress: Progress,
+) -> None:
+    """Write the vectors and what they are of."""
+    shards = _sharded(work, "vectors", plan.count, encode, _save_vectors, progress)
+    progress("index", 0, 1)
+    meta = msgspec.structs.replace(_index(work, shards, plan, nlist), **facts)
+    (work / search.META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
+    progress("index", 1, 1)
+
+
+def _sharded(
+    work: Path,
+    name: str,
+    count: int,
+    model: Callable[[], Any],
+    save: Callable[[Path, list[Row], Any], None],
+    progress: Progress,
+) -> list[Path]:
+    """Compute what no whole shard holds yet; return the shards in order."""
     starts = range(0, count, SHARD_ROWS)
-    shards = [work / f"shard-{start // SHARD_ROWS:06d}.npy" for start in starts]
+    shards = [work / f"{name}-{start // SHARD_ROWS:06d}.npy" for start in starts]
     missing = [
         (start, path) for start, path in zip(starts, shards, strict=True) if not path.exists()
     ]
     done = count - sum(min(SHARD_ROWS, count - start) for start, _ in missing)
-    progress("vectors", done, count)
+    progress(name, done, count)
     if not missing:
         return shards
-    run = encode()
+    run = model()
     with closing(sqlite3.connect(work / search.DOCUMENTS)) as database:
         for start, path in missing:
             rows = database.execute(
@@ -183,18 +218,25 @@ def _embed(work: Path, count: int, encode: Callable[[], Encode], progress: Progr
                 "WHERE doc_id > ? ORDER BY doc_id LIMIT ?",
                 (start, SHARD_ROWS),
             ).fetchall()
-            vectors = _vectors(rows, run)
-            temporary = path.with_suffix(".part")
-            with temporary.open("wb") as file:
-                np.save(file, vectors)
-            temporary.rename(path)
+            save(path, rows, run)
             done += len(rows)
-            progress("vectors", done, count)
+            progress(name, done, count)
     return shards
 
 
-def _vectors(rows: list[tuple[str, str, str, str, float]], run: Encode) -> np.ndarray:
-    """Return the vectors of rows of (title, words, content, summary, weight).
+def _save_vectors(path: Path, rows: list[Row], run: Encode) -> None:
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.save(file, _vectors(rows, run))
+    temporary.rename(path)
+
+
+def _save_tokens(path: Path, rows: list[Row], run: tokens.Read) -> None:
+    tokens.save_part(path, [(title, content) for title, _, content, _, _ in rows], run)
+
+
+def _vectors(rows: list[Row], run: Encode) -> np.ndarray:
+    """Return the vectors of rows.
 
     Where there is a summary, the direction is between those of the whole passage and of
     the summary. The length is the weight, so that a search by inner product applies it.

@@ -12,6 +12,7 @@ from pathlib import Path
 from mesh.errors import SetupError
 from mesh.index.search import BUILD, DOCUMENTS, VECTORS, Meta, Vectors, read_meta
 from mesh.index.store import Store
+from mesh.index.tokens import TOKENS, TokenVectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,30 @@ def open_store(folder: Path) -> Store:
     if not path.is_file():
         raise SetupError(f"there are no documents {path}: build the index with  {BUILD}")
     return Store(path)
+
+
+def open_tokens(folder: Path, model: str, chars_max: int) -> TokenVectors | None:
+    """Open the token vectors of an index; None where these are not what would be computed.
+
+    Args:
+        folder: of the index, which may have been built without them.
+        model: source of the encoder that questions come from.
+        chars_max: how much of a document the reranker reads.
+
+    Raises:
+        SetupError: they are unreadable, or of another build than the rest.
+    """
+    path = folder / TOKENS
+    if not path.is_file():
+        return None
+    meta, found = read_meta(folder), TokenVectors(path)
+    if found.version != meta.version:
+        found.close()
+        raise SetupError(f"{path} is of another build: build it again with  {meta.command}")
+    if (found.model, found.chars_max) != (model, chars_max):
+        found.close()
+        return None
+    return found
 
 
 def index_folder(name: str, cache: Path) -> Path:

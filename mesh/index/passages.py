@@ -41,6 +41,11 @@ def embedded_text(title: str, words: str, content: str) -> str:
     return f"{words or title}: {content}"
 
 
+def reranked_text(title: str, content: str) -> str:
+    """Return what a reranker reads of a passage."""
+    return f"{title}\n{content}" if title else content
+
+
 def plain_words(name: str) -> str:
     """Return a dotted, camel-case or underscored name as words.
 

@@ -45,3 +45,25 @@ def max_sim(query: np.ndarray, document: np.ndarray) -> float:
     if not len(query) or not len(document):
         return 0.0
     return float((query @ document.T).max(axis=1).mean())
+
+
+def max_sims(query: np.ndarray, documents: Sequence[np.ndarray]) -> list[float]:
+    """Return `max_sim` of one query with many documents, in one product.
+
+    Args:
+        query: normalised token vectors [T, C].
+        documents: token vectors [T, C] of any type and any length of row: here they are
+            brought to length one.
+    """
+    scores = [0.0] * len(documents)
+    filled = [at for at, document in enumerate(documents) if len(document)]
+    if not filled or not len(query):
+        return scores
+    rows = np.concatenate([documents[at] for at in filled]).astype(np.float32)
+    lengths = np.sqrt(np.einsum("tc,tc->t", rows, rows))
+    near = (query @ rows.T) / np.where(lengths > 0.0, lengths, 1.0)
+    starts = np.cumsum([0, *(len(documents[at]) for at in filled[:-1])])
+    best = np.maximum.reduceat(near, starts, axis=1).mean(axis=0)
+    for at, score in zip(filled, best.tolist(), strict=True):
+        scores[at] = score
+    return scores

@@ -1,21 +1,24 @@
 """Reranks documents: query and ids → the best documents.
 
 Shell: computes on its lane. With an encoder as its model it scores by late interaction
-(each word of the question looks for its best match in the document); with a
-sequence-classification model, by that cross-encoder.
+(each word of the question looks for its best match in the document), with the token
+vectors that the index keeps, or computed where it keeps none; with a sequence-classification
+model, by that cross-encoder.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mesh.errors import Unprocessable
-from mesh.index.ranking import max_sim
+from mesh.index.passages import reranked_text
+from mesh.index.ranking import max_sims
 from mesh.index.store import Document, Store
 from mesh.models import sources
 from mesh.roles.base import Role
@@ -50,15 +53,15 @@ class Rerank(Role):
         "index": "stdlib",  # a folder, or a name in the cache's index folder; "": given texts only
         "top": 5,  # documents that go on
         "content_chars_max": 2000,  # of each: what goes on travels to the next node
-        "read_chars_max": 300,  # of each, by late interaction: how it begins says what it is
+        "read_chars_max": 300,  # of each, by late interaction; the index keeps vectors of so many
         "distinct_titles": True,  # of several passages with one title, only the best goes on
-        "cache_bytes_max": 64 << 20,  # of token vectors kept; 64 MiB hold about 400 documents
+        "cache_bytes_max": 64 << 20,  # of token vectors that the index lacks; about 800 documents
     }
 
     def load(self) -> None:
         """Open the documents and the model."""
         # torch and faiss come with `load`: every node reads this class, few run it.
-        from mesh.index.folder import index_folder, open_store
+        from mesh.index.folder import index_folder, open_store, open_tokens
         from mesh.models.encoder import is_classifier, shared_classifier, shared_encoder
         from mesh.models.threads import use_threads
 
@@ -66,19 +69,23 @@ class Rerank(Role):
         options = {**self.options, **self.context.options}
         self._top, self._chars_max = int(options["top"]), int(options["content_chars_max"])
         self._is_distinct = bool(options["distinct_titles"])
+        chars_max = int(options["read_chars_max"])
         self._store: Store | None = None
-        if options["index"]:
-            self._store = open_store(index_folder(str(options["index"]), sources.cache_dir()))
+        stored = None
         folder = sources.locate(self.context.model)
+        if options["index"]:
+            index = index_folder(str(options["index"]), sources.cache_dir())
+            self._store = open_store(index)
+            if not is_classifier(folder):
+                stored = open_tokens(index, self.context.model, chars_max)
         self._judge: _LateInteraction | _CrossEncoder = (
             _CrossEncoder(shared_classifier(folder))
             if is_classifier(folder)
             else _LateInteraction(
-                shared_encoder(folder),
-                int(options["read_chars_max"]),
-                int(options["cache_bytes_max"]),
+                shared_encoder(folder), stored, chars_max, int(options["cache_bytes_max"])
             )
         )
+        self._judge.scores([Job("warm", [Document(0, "", "warm", "")], is_stored=False)])
 
     def cost(self, item: Fields) -> int:
         """Return how many candidates the item has."""
@@ -87,21 +94,21 @@ class Rerank(Role):
     def run(self, batch: Sequence[Fields]) -> Sequence[Fields | Exception]:
         """Score the candidates of all items together, then sort those of each."""
         answers: list[Fields | Exception] = []
-        jobs: list[tuple[int, str, list[Document]]] = []
-        known: list[list[float]] = []
+        jobs: list[Job] = []
+        places: list[int] = []
         for at, item in enumerate(batch):
             candidates = self._candidates(item)
             if isinstance(candidates, Exception):
                 answers.append(candidates)
             else:
                 answers.append({"documents": []})
-                jobs.append((at, item["query"], candidates))
-                known.append(_similarities(item, candidates))
-        scores = self._judge.scores([(query, candidates) for _, query, candidates in jobs])
+                jobs.append(Job(item["query"], candidates, item.get("ids") is not None))
+                places.append(at)
         weight = self._judge.similarity_weight
-        for (at, _, candidates), row, near in zip(jobs, scores, known, strict=True):
+        for at, job, row in zip(places, jobs, self._judge.scores(jobs), strict=True):
+            near = _similarities(batch[at], job.candidates)
             total = [own + weight * other for own, other in zip(row, near, strict=True)]
-            best = self._best(candidates, total, batch[at].get("top") or self._top)
+            best = self._best(job.candidates, total, batch[at].get("top") or self._top)
             if batch[at].get("brief"):
                 best = [{"id": each["id"], "score": each["score"]} for each in best]
             answers[at] = {"documents": best}
@@ -115,6 +122,7 @@ class Rerank(Role):
         """Close the documents."""
         if self._store is not None:
             self._store.close()
+        self._judge.close()
 
     def _candidates(self, item: Fields) -> list[Document] | Exception:
         fault = _fault(item)
@@ -155,35 +163,72 @@ class Rerank(Role):
         return best
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One question and its candidates.
+
+    Attributes:
+        query: the question.
+        candidates: documents to score.
+        is_stored: they are of the index, so that their ids mean something there.
+    """
+
+    query: str
+    candidates: list[Document]
+    is_stored: bool
+
+
 class _LateInteraction:
-    """Scores by token vectors, which are kept for documents seen before."""
+    """Scores by token vectors: the index's, or computed and kept for a while."""
 
     similarity_weight = SIMILARITY_WEIGHT
 
-    def __init__(self, encoder: Any, chars_max: int, cache_bytes_max: int) -> None:
-        self._encoder, self._chars_max = encoder, chars_max
+    def __init__(self, encoder: Any, stored: Any, chars_max: int, cache_bytes_max: int) -> None:
+        self._encoder, self._stored, self._chars_max = encoder, stored, chars_max
         self._bytes_max, self._bytes = cache_bytes_max, 0
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._hits = self._misses = 0
+        self._hits = self._misses = self._read = 0
 
-    def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:
-        queries = self._encoder.token_vectors([query for query, _ in jobs])
-        texts = [[text_of(doc)[: self._chars_max] for doc in candidates] for _, candidates in jobs]
-        vectors = self._vectors(list(dict.fromkeys(text for row in texts for text in row)))
-        return [
-            [max_sim(query, vectors[text]) for text in row]
-            for query, row in zip(queries, texts, strict=True)
+    def scores(self, jobs: Sequence[Job]) -> list[list[float]]:
+        queries = self._encoder.token_vectors([job.query for job in jobs])
+        stored = [self._stored_of(job) for job in jobs]
+        texts = [
+            [self._text_of(job.candidates[at]) for at, one in enumerate(row) if one is None]
+            for job, row in zip(jobs, stored, strict=True)
         ]
+        computed = self._computed(list(dict.fromkeys(text for own in texts for text in own)))
+        found: list[list[float]] = []
+        for query, row, own in zip(queries, stored, texts, strict=True):
+            missing = iter(own)
+            vectors = [computed[next(missing)] if one is None else one for one in row]
+            found.append(max_sims(query, vectors))
+        return found
 
     def statistics(self) -> dict[str, Any]:
         return {
             "reranker": "late interaction",
+            "read_from_index": self._read,
             "cache_bytes": self._bytes,
             "cache_hits": self._hits,
             "cache_misses": self._misses,
         }
 
-    def _vectors(self, texts: list[str]) -> dict[str, np.ndarray]:
+    def close(self) -> None:
+        if self._stored is not None:
+            self._stored.close()
+
+    def _stored_of(self, job: Job) -> list[np.ndarray | None]:
+        """Return what the index keeps of each candidate."""
+        if self._stored is None or not job.is_stored:
+            return [None] * len(job.candidates)
+        found = self._stored.fetch([document.id for document in job.candidates])
+        self._read += sum(one is not None for one in found)
+        return found
+
+    def _text_of(self, document: Document) -> str:
+        return reranked_text(document.title, document.content)[: self._chars_max]
+
+    def _computed(self, texts: list[str]) -> dict[str, np.ndarray]:
         found = {text: self._kept[text] for text in texts if text in self._kept}
         for text in found:
             self._kept.move_to_end(text)
@@ -211,18 +256,20 @@ class _CrossEncoder:
     def __init__(self, classifier: Any) -> None:
         self._classifier = classifier
 
-    def scores(self, jobs: Sequence[tuple[str, list[Document]]]) -> list[list[float]]:
-        pairs = [(query, text_of(doc)) for query, candidates in jobs for doc in candidates]
+    def scores(self, jobs: Sequence[Job]) -> list[list[float]]:
+        pairs = [
+            (job.query, reranked_text(document.title, document.content))
+            for job in jobs
+            for document in job.candidates
+        ]
         column = iter(self._classifier.scores(pairs)[:, -1].tolist() if pairs else ())
-        return [list(islice(column, len(candidates))) for _, candidates in jobs]
+        return [list(islice(column, len(job.candidates))) for job in jobs]
 
     def statistics(self) -> dict[str, Any]:
         return {"reranker": "cross-encoder"}
 
-
-def text_of(document: Document) -> str:
-    """Return what the reranker reads of a document."""
-    return f"{document.title}\n{document.content}" if document.title else document.content
+    def close(self) -> None:
+        """It holds no file."""
 
 
 def _similarities(item: Fields, candidates: Sequence[Document]) -> list[float]:

@@ -10,7 +10,7 @@ import pytest
 from mesh.errors import SetupError
 from mesh.index import build
 from mesh.index.build import build_index, is_current, version_of
-from mesh.index.folder import index_folder, open_index
+from mesh.index.folder import index_folder, open_index, open_tokens
 from mesh.index.passages import Passage, embedded_text
 
 PASSAGES = [Passage(f"t{n}", f"text {n}", "c", summary="s" * (n % 2)) for n in range(20)]
@@ -33,11 +33,17 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(build, "SHARD_ROWS", 6)
 
 
-def made(folder, passages=PASSAGES, encode=encode, progress=lambda *_: None):
+def read(texts):
+    """Return two tokens per text."""
+    return [np.repeat(encode([text]), 2, axis=0) for text in texts]
+
+
+def made(folder, passages=PASSAGES, encode=encode, read=None, progress=lambda *_: None):
     return build_index(
         folder,
         lambda: passages,
         lambda: encode,
+        read=read and (lambda: read),
         model=MODEL,
         corpus="test",
         command="again",
@@ -116,6 +122,63 @@ def test_a_replacement_killed_between_its_renames_is_undone(tmp_path):
     (tmp_path / "index").rename(tmp_path / "index.old")
     assert not made(tmp_path / "index", encode=None)
     assert is_current(tmp_path / "index", version_of(PASSAGES, MODEL).version)
+
+
+def test_an_index_without_token_vectors_gets_them_and_keeps_the_rest(tmp_path):
+    made(tmp_path / "index")
+    before = (tmp_path / "index" / "vectors.faiss").read_bytes()
+    assert made(tmp_path / "index", encode=None, read=read)
+    assert (tmp_path / "index" / "vectors.faiss").read_bytes() == before
+    kept = open_tokens(tmp_path / "index", MODEL, 300)
+    (vectors,) = kept.fetch([20])
+    assert len(vectors) == 2
+    kept.close()
+    assert not made(tmp_path / "index", encode=None, read=None)
+    assert not made(tmp_path / "index", encode=None, read=read)
+    assert sorted(each.name for each in (tmp_path / "index").iterdir()) == [
+        "documents.db", "meta.json", "tokens.safetensors", "vectors.faiss",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("death", range(14))
+def test_a_kill_while_tokens_are_read_costs_at_most_one_shard(tmp_path, death):
+    steps = 0
+    texts_read = 0
+
+    def die(*_):
+        nonlocal steps
+        steps += 1
+        if steps > death:
+            raise Killed
+
+    def counted(texts):
+        nonlocal texts_read
+        texts_read += len(texts)
+        return read(texts)
+
+    with pytest.raises(Killed):
+        made(tmp_path / "index", read=counted, progress=die)
+    made(tmp_path / "index", read=counted)
+    assert texts_read == 20
+    made(tmp_path / "whole", read=read)
+    found, whole = (tmp_path / name / "tokens.safetensors" for name in ("index", "whole"))
+    assert found.read_bytes() == whole.read_bytes()
+
+
+def test_token_vectors_of_another_reader_are_left_alone(tmp_path):
+    made(tmp_path / "index", read=read)
+    assert open_tokens(tmp_path / "index", "path:/other", 300) is None
+    assert open_tokens(tmp_path / "index", MODEL, 200) is None
+    meta = tmp_path / "index" / "meta.json"
+    meta.write_text(meta.read_text().replace('"version": "', '"version": "x'))
+    with pytest.raises(SetupError, match="another build"):
+        open_tokens(tmp_path / "index", MODEL, 300)
+
+
+def test_too_many_passages_are_left_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(build.tokens, "KEPT_MAX", 19)
+    made(tmp_path / "index", read=read)
+    assert open_tokens(tmp_path / "index", MODEL, 300) is None
 
 
 def test_no_documents_are_an_error(tmp_path):

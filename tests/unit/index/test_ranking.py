@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.index.ranking import fuse, max_sim
+from mesh.index.ranking import fuse, max_sim, max_sims
 
 RANKING = st.lists(st.integers(0, 20), max_size=12, unique=True)
 
@@ -40,3 +40,13 @@ def test_max_sim_averages_the_best_match_of_each_word():
     document = np.array([[0.6, 0.8], [1.0, 0.0]], np.float32)
     assert max_sim(query, document) == pytest.approx((1.0 + 0.8) / 2)
     assert max_sim(query, document[:0]) == max_sim(query[:0], document) == 0.0
+
+
+@given(st.lists(st.integers(0, 4), max_size=6), st.integers(0, 3))
+def test_many_documents_score_as_each_alone(lengths, words):
+    """Whatever their lengths, none of tokens included; rows need not be of length one."""
+    random = np.random.default_rng(len(lengths))
+    query = random.standard_normal((words, 8)).astype(np.float32)
+    documents = [random.integers(1, 127, (length, 8)).astype(np.int8) for length in lengths]
+    alone = [max_sim(query, one / np.linalg.norm(one, axis=1, keepdims=True)) for one in documents]
+    assert max_sims(query, documents) == pytest.approx(alone, abs=1e-5)

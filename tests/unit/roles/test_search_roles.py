@@ -32,6 +32,7 @@ def places(tmp_path_factory) -> tuple[str, str]:
         folder / "index",
         lambda: passages,
         lambda: encoder.encode,
+        read=lambda: encoder.token_vectors,
         model=source,
         corpus="animals",
         command="again",
@@ -153,8 +154,34 @@ def test_a_wrong_item_fails_alone_and_says_why(places, item, fault):
     rerank.close()
 
 
+def test_what_the_index_keeps_scores_as_what_is_computed(places):
+    """A reader of another length finds nothing kept that fits, and computes."""
+    items = [{"query": text, "ids": [1, 2, 3, 4, 5]} for text in CONTENTS]
+    reads, computes = loaded(Rerank, places), loaded(Rerank, places, read_chars_max=299)
+    for kept, computed in zip(reads.run(items), computes.run(items), strict=True):
+        scores, expected = (
+            {each["id"]: each["score"] for each in answer["documents"]}
+            for answer in (kept, computed)
+        )
+        assert scores == pytest.approx(expected, abs=0.01)
+    assert (reads.statistics()["read_from_index"], computes.statistics()["read_from_index"]) == (
+        25,
+        0,
+    )
+    reads.close()
+    computes.close()
+
+
+def test_given_documents_are_never_taken_for_those_of_the_index(places):
+    rerank = loaded(Rerank, places)
+    (answer,) = rerank.run([{"query": "dog barks", "documents": ["zz", "dog barks"]}])
+    assert answer["documents"][0]["id"] == 1
+    assert rerank.statistics()["read_from_index"] == 0
+    rerank.close()
+
+
 def test_a_batch_ranks_as_each_question_alone_and_the_cache_stays_small(places):
-    rerank = loaded(Rerank, places, cache_bytes_max=4000)
+    rerank = loaded(Rerank, places, cache_bytes_max=4000, read_chars_max=299)
     items = [{"query": text, "ids": [1, 2, 3, 4, 5]} for text in CONTENTS]
     together = rerank.run(items)
     assert together == [rerank.run([item])[0] for item in items]
