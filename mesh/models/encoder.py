@@ -27,6 +27,7 @@ TOKENS_MAX = 512  # of a text, where a model's own files give no limit
 BATCH_TOKENS_MAX = (
     1024  # of one pass; products are at full speed from 256 rows on, memory is bounded
 )
+RECENT_MAX = 64  # texts whose vectors are kept for a role that asks for the same ones
 CLASSIFIER_BATCH_MAX = 16  # padded rows of one pass of a classifier
 
 _Hidden = Callable[[Sequence[Sequence[int]]], torch.Tensor]
@@ -47,6 +48,8 @@ class Encoder:
             self.width, self._hidden = blocks.width, blocks.hidden
         else:
             self.width, self._hidden = _general_blocks(folder)
+        self._recent: dict[str, np.ndarray] = {}
+        self._sharing = threading.Lock()
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, cut to `tokens_max`."""
@@ -59,6 +62,20 @@ class Encoder:
             pooled = states[0] if self._pools_first else states.mean(dim=0)
             vectors[at] = (_unit(pooled) if self._normalizes else pooled).numpy()
         return vectors
+
+    def encode_shared(self, texts: Sequence[str]) -> np.ndarray:
+        """Return what `encode` does; texts that were just asked for are not computed again.
+
+        Two roles that judge the same answer at the same moment share one pass: the second
+        waits for the first, which takes as long as computing beside it would, on half the cores.
+        """
+        with self._sharing:
+            missing = [text for text in dict.fromkeys(texts) if text not in self._recent]
+            self._recent.update(zip(missing, self.encode(missing), strict=True))
+            vectors = np.array([self._recent[text] for text in texts], np.float32)
+            for oldest in list(self._recent)[:-RECENT_MAX]:
+                del self._recent[oldest]
+        return vectors.reshape(len(texts), self.width)
 
     def token_vectors(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the normalised vectors of each text's tokens, float32 [T, C] each.

@@ -59,7 +59,7 @@ class Classify(Role):
             encoder = shared_encoder(folder)
             trained = head.train(head.read_labelled(str(options["labels"])), encoder.encode)
             self.labels, self._how = trained.labels, "few-shot head"
-            self._probabilities = lambda texts: trained.probabilities(encoder.encode(texts))
+            self._probabilities = lambda texts: trained.probabilities(encoder.encode_shared(texts))
 
     def run(self, batch: Sequence[Fields]) -> Sequence[Fields | Exception]:
         """Classify all texts of the batch at once."""

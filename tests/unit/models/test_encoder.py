@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,23 @@ def test_long_texts_are_cut_at_what_the_model_can_read(tiny):
 def test_nothing_in_gives_nothing_out(tiny):
     assert tiny.encode([]).shape == (0, WIDTH)
     assert tiny.token_vectors([]) == []
+
+
+def test_texts_just_asked_for_are_computed_once(tiny, monkeypatch):
+    """Two roles of one answer share a pass; what is kept is bounded."""
+    expected, computed = tiny.encode(TEXTS), []
+    whole = Encoder.encode
+    monkeypatch.setattr(
+        Encoder, "encode", lambda self, texts: computed.extend(texts) or whole(self, texts)
+    )
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(tiny.encode_shared, [TEXTS] * 4):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert sorted(computed) == sorted(set(TEXTS))
+    assert tiny.encode_shared([]).shape == (0, tiny.width)
+    many = [f"text {n}" for n in range(encoder.RECENT_MAX + 5)]
+    np.testing.assert_allclose(tiny.encode_shared(many), whole(tiny, many), atol=1e-5)
+    assert len(tiny._recent) == encoder.RECENT_MAX
 
 
 def test_cls_pooling_takes_the_first_token(tmp_path, tiny):
