@@ -15,6 +15,7 @@ Rules, in order of authority:
 4. Nobody is admitted without room for its prompt. When room runs out, the newest of the
    lowest priority gives way: it keeps its tokens and its place in the queue, and what it had
    said is computed again row by row, by the same products as the first time.
+   What is only kept warm (`llm.prefix`) goes before anybody gives way.
 5. Whoever is cancelled or late leaves with the step in which that is known.
 """
 
@@ -25,6 +26,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from mesh.llm.blocks import BLOCK, Ledger
+from mesh.llm.prefix import Copy, Prefixes, Reuse
 from mesh.llm.sequence import Phase, Reason, Sequence
 from mesh.machine import Tick
 
@@ -73,13 +75,17 @@ Action = Emit | Ended | GiveBack
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a prompt: positions `start…` of a slot; `is_last` asks for a token."""
+    """A piece of a prompt: positions `start…` of a slot; `is_last` asks for a token.
+
+    With `copy`, positions before it are brought from another slot first.
+    """
 
     id: int
     slot: int
     start: int
     tokens: tuple[int, ...]
     is_last: bool
+    copy: Copy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,13 @@ class Scheduler:
     """The waiting, the running, and the memory they hold."""
 
     def __init__(
-        self, ledger: Ledger, *, chunk: int = 256, queue_max: int = 1024, rows_max: int = 64
+        self,
+        ledger: Ledger,
+        *,
+        chunk: int = 256,
+        queue_max: int = 1024,
+        rows_max: int = 64,
+        reuse: Reuse = Reuse.NONE,
     ) -> None:
         """Start empty.
 
@@ -125,9 +137,11 @@ class Scheduler:
                 speak wait longer.
             queue_max: how many may wait.
             rows_max: positions of one sequence said again per step.
+            reuse: how much of what other sequences computed is used again.
         """
         assert chunk > 0
         self._ledger = ledger
+        self._prefixes = Prefixes(ledger, reuse, chunk)
         self._chunk, self._queue_max, self._rows_max = chunk, queue_max, rows_max
         self._all: dict[int, Sequence] = {}
         self._waiting: list[tuple[int, int, int]] = []  # (priority, order, id), sorted
@@ -185,16 +199,16 @@ class Scheduler:
         if sequence.phase is Phase.WAITING:
             self._waiting.remove((sequence.priority, sequence.order, id_))
         else:
-            self._release(sequence)
+            self._release(sequence, keep=reason is not Reason.FAILED)
         sequence.phase = Phase.DONE
         del self._all[id_]
         return [*self._returned(), Ended(id_, reason)]
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence, *, keep: bool = True) -> None:
         del self._running[sequence.id]
-        if self._ledger.release(sequence.slot):
-            self._returns.append(GiveBack(sequence.slot))
-        sequence.slot = -1
+        back = self._prefixes.leave(sequence, keep=keep)
+        self._returns += [GiveBack(slot) for slot in back]
+        sequence.slot, sequence.read = -1, 0
 
     def _returned(self) -> list[GiveBack]:
         returned, self._returns = self._returns, []
@@ -265,14 +279,19 @@ class Scheduler:
         return sequence.computed < len(sequence.prompt)
 
     def _next_chunk(self, sequence: Sequence) -> Chunk:
+        copy = None if sequence.read else self._prefixes.copy(sequence, self._running.values())
+        if copy is not None:
+            sequence.computed = copy.stop
         start = sequence.computed
-        stop = min(start + self._chunk, len(sequence.prompt))
+        stop = min(start - start % self._chunk + self._chunk, len(sequence.prompt))
+        sequence.read = stop
         return Chunk(
             id=sequence.id,
             slot=sequence.slot,
             start=start,
             tokens=sequence.prompt[start:stop],
             is_last=stop == len(sequence.prompt) and not sequence.answer,
+            copy=copy,
         )
 
     def _next_rows(self, sequence: Sequence) -> list[Row]:
@@ -292,11 +311,14 @@ class Scheduler:
             spare = len(self._running) * BLOCK
             if not self._ledger.has_room(sequence.length + 1 + spare):
                 return
-            slot = self._ledger.take(sequence.length + 1)
-            if slot is None:
+            if not self._ledger.has_slot():
+                return
+            if not self._prefixes.seat(sequence, self._running.values()):
                 return
             self._waiting.pop(0)
-            sequence.slot, sequence.computed, sequence.phase = slot, 0, Phase.PREFILL
+            # What it writes must not go back by an order from before.
+            self._returns = [each for each in self._returns if each.slot != sequence.slot]
+            sequence.phase = Phase.PREFILL if self._reads(sequence) else Phase.DECODE
             self._running[sequence.id] = sequence
 
     def _make_room(self) -> None:
@@ -312,8 +334,8 @@ class Scheduler:
                 if newest is sequence:
                     break
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self._release(sequence)
+    def _preempt(self, sequence: Sequence, *, keep: bool = True) -> None:
+        self._release(sequence, keep=keep)
         sequence.phase, sequence.computed = Phase.WAITING, 0
         sequence.preempted += 1
         self._preemptions += 1
@@ -330,7 +352,8 @@ class Scheduler:
             if sequence.doom is not None:
                 actions += self._end(sequence.id, sequence.doom)
             else:
-                self._preempt(sequence)
+                self._preempt(sequence, keep=False)
+        self._ledger.forget()
         return actions + self._returned()
 
     def speakers(self) -> int:
@@ -346,6 +369,7 @@ class Scheduler:
             "running": len(self._running),
             "kv_blocks_used": self._ledger.budget - self._ledger.free,
             "kv_blocks": self._ledger.budget,
+            **self._prefixes.statistics(),
             "preemptions": self._preemptions,
         }
 

@@ -45,6 +45,7 @@ class Sequence:
         order: of arrival; kept when it has to wait again.
         answer: tokens so far.
         computed: positions whose keys and values lie in the slot.
+        read: positions of the prompt that are, or will be by a step under way.
         slot: where; -1 while waiting.
         is_busy: it is part of a step that has not come back.
         doom: why it ends when that step comes back.
@@ -60,6 +61,7 @@ class Sequence:
     order: int = 0
     answer: list[int] = field(default_factory=list)
     computed: int = 0
+    read: int = 0
     slot: int = -1
     phase: Phase = Phase.WAITING
     is_busy: bool = False
@@ -75,6 +77,10 @@ class Sequence:
         """Return the token at a position of prompt and answer."""
         start = len(self.prompt)
         return self.prompt[position] if position < start else self.answer[position - start]
+
+    def tokens(self) -> tuple[int, ...]:
+        """Return prompt and answer."""
+        return (*self.prompt, *self.answer)
 
     def ending(self) -> Reason | None:
         """Return why it is complete, or None."""
