@@ -12,15 +12,16 @@ from bench.workers import answer
 from mesh.llm.engine import Ask, Engine
 from mesh.llm.loading import EngineSettings, open_engine
 
+CHANCE = random.Random(1)  # never the same prompt twice: its beginning would be known already
+
 
 async def _decode(engine: Engine, rows: int, prompt: int, tokens: int) -> dict[str, float]:
     """Return tokens per second from when all have begun until all have ended."""
-    chance = random.Random(rows)
     first: dict[int, float] = {}
     came: list[float] = []
 
     async def read(at: int) -> None:
-        ids = tuple(chance.randrange(1000, 20000) for _ in range(prompt))
+        ids = tuple(CHANCE.randrange(1000, 20000) for _ in range(prompt))
         async for said in engine.submit(Ask(ids, tokens_max=tokens)):
             now_s = time.perf_counter()
             first.setdefault(at, now_s)
@@ -33,8 +34,7 @@ async def _decode(engine: Engine, rows: int, prompt: int, tokens: int) -> dict[s
 
 
 async def _prefill(engine: Engine, prompt: int) -> dict[str, float]:
-    chance = random.Random(prompt)
-    ids = tuple(chance.randrange(1000, 20000) for _ in range(prompt))
+    ids = tuple(CHANCE.randrange(1000, 20000) for _ in range(prompt))
     begun_s = time.perf_counter()
     async for _ in engine.submit(Ask(ids, tokens_max=1)):
         pass

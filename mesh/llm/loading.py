@@ -17,6 +17,7 @@ from mesh.errors import BadRequest, SetupError
 from mesh.llm.blocks import BLOCK, Ledger, blocks
 from mesh.llm.engine import Engine
 from mesh.llm.order import FORMS, Order
+from mesh.llm.prefix import Reuse
 from mesh.llm.runner import Whole
 from mesh.llm.scheduler import Scheduler
 from mesh.models.architecture import Architecture
@@ -42,6 +43,8 @@ class EngineSettings:
         chunk: prompt tokens per step.
         queue_max: answers that may wait.
         has_wide: keep a bf16 copy of quantised matrices: prompts are read some 4 times faster.
+        reuse: of what was computed for other answers: a value of `llm.prefix.Reuse`.
+        warm_max: finished answers whose keys and values are kept for that.
     """
 
     weights: str = "auto"
@@ -52,6 +55,8 @@ class EngineSettings:
     chunk: int = 256
     queue_max: int = 1024
     has_wide: bool = True
+    reuse: str = "all"
+    warm_max: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +93,36 @@ def open_engine(
     stage, ends = _load(checkpoint, settings, cap=blocks(context) * BLOCK)
     del checkpoint  # and with it the mapped file
     _give_back_heap()
-    ledger = Ledger(settings.sequences_max, context, _budget(settings, stage, context))
+    ledger = ledger_of(settings, context, _budget(settings, stage, context))
     engine = Engine(
         Whole(stage, ends),
-        Scheduler(ledger, chunk=settings.chunk, queue_max=settings.queue_max),
+        Scheduler(
+            ledger, chunk=settings.chunk, queue_max=settings.queue_max, reuse=reuse_of(settings)
+        ),
         tokenizer.decode,
         prepare=lambda: _prepare(stage, ends, settings.threads),
         report=report,
     )
     return Opened(engine, tokenizer, shape, context, stage.size_bytes() + ends.size_bytes())
+
+
+def reuse_of(settings: EngineSettings) -> Reuse:
+    """Return how much is used again.
+
+    Raises:
+        SetupError: there is no such word.
+    """
+    try:
+        return Reuse(settings.reuse)
+    except ValueError:
+        known = ", ".join(each.value for each in Reuse)
+        raise SetupError(f"reuse = {settings.reuse!r}: expected one of {known}") from None
+
+
+def ledger_of(settings: EngineSettings, context: int, budget: int) -> Ledger:
+    """Return the ledger of an engine with so many positions a sequence, and blocks in all."""
+    warm_max = 0 if settings.reuse == Reuse.NONE.value else settings.warm_max
+    return Ledger(settings.sequences_max, context, budget, min(warm_max, settings.sequences_max))
 
 
 def read_stage(path: Path, order: Order, threads: int, known: Mapping[int, Layer]) -> Stage:

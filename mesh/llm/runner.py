@@ -75,6 +75,8 @@ class Whole:
         self._stage.cache.give_back(slot)
 
     def _prefill(self, chunk: Chunk) -> Tensor:
+        if copy := chunk.copy:
+            self._stage.cache.copy(copy.source, chunk.slot, copy.start, copy.stop)
         positions = range(chunk.start, chunk.start + len(chunk.tokens))
         x = self._ends.embed(chunk.tokens, positions)
         return self._stage.prefill(x, chunk.slot, chunk.start)[-1:]

@@ -129,10 +129,10 @@ class KeyValues:
             for side in range(2):
                 memory.madvise(mmap.MADV_DONTNEED, (side * self.slots + slot) * size, size)
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot to another."""
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Copy positions `start…stop` of one slot to another."""
         for layer in self.layers:
-            layer[:, target, :, :length] = layer[:, source, :, :length]
+            layer[:, target, :, start:stop] = layer[:, source, :, start:stop]
 
 
 class Rotary:

@@ -84,6 +84,9 @@ class Generate(StreamRole):
         "kv_mb": 0,
         "chunk": 256,
         "has_wide": True,
+        "reuse": "all",  # of what was computed for others: a prompt's beginning is read once.
+        # "exact": whole chunks only, so that no bit of an answer depends on it; or "none".
+        "warm_max": 8,  # finished answers whose keys and values are kept for that
         "hidden": "float32",  # how split layers send rows on; "bfloat16" halves them, and rounds
     }
 
@@ -103,6 +106,8 @@ class Generate(StreamRole):
             kv_mb=options["kv_mb"],
             chunk=options["chunk"],
             has_wide=options["has_wide"],
+            reuse=options["reuse"],
+            warm_max=options["warm_max"],
         )
         path, links = sources.locate(self.context.model), self.context.links
         if links is None:

@@ -77,5 +77,5 @@ def test_a_moved_sequence_is_the_same_elsewhere():
     cache = KeyValues(SHAPE, layers=1, slots=3, cap=64)
     cache.layers[0].normal_()
     expected = cache.layers[0][:, 0, :, :10].clone()
-    cache.move(0, 2, 10)
+    cache.copy(0, 2, 0, 10)
     assert torch.equal(cache.layers[0][:, 2, :, :10], expected)
