@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mesh.errors import SetupError
@@ -114,3 +115,13 @@ def test_stars_become_the_five_sentiments():
     assert _renamed(("a", "b"), "") == ("a", "b")
     with pytest.raises(SetupError, match="expected 2"):
         _renamed(("a", "b"), ["no"])
+
+
+def test_only_the_beginning_of_a_text_is_read():
+    """As much as the option says; the rest costs no time."""
+    role = Classify(Context("mood", {}))
+    seen: list[str] = []
+    role._chars_max, role._threshold, role.labels = 5, 0.5, ("safe", "toxic")
+    role._probabilities = lambda texts: seen.extend(texts) or [np.array([0.9, 0.1])] * len(texts)
+    role.run([{"text": "0123456789"}, {"text": "abc"}])
+    assert ["01234", "abc"] == seen

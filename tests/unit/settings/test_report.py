@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.settings.report import Source, meant
+from mesh.settings.report import FOUND_CHARS_MAX, Source, meant, shown
 
 TEXT = """\
 name = "n0"
@@ -45,3 +45,9 @@ def test_unknown_keys_and_textless_sources_have_no_line():
 def test_suggestions_are_near_names_only():
     assert meant("htpp", ["http", "peer"]) == 'did you mean "http"?'
     assert meant("colour", ["http", "peer"]) == ""
+
+
+def test_long_values_are_cut():
+    """A message shows enough of a value to recognise it."""
+    assert FOUND_CHARS_MAX == len(shown("mesh.name", "x" * 500))
+    assert repr("short") == shown("mesh.name", "short")
