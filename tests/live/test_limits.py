@@ -61,6 +61,7 @@ def test_both_doors_listen_with_their_backlog(tmp_path):
 
     async def main():
         async with mesh(tmp_path, ALONE, 1) as ((node,), _):
+            await wait_until(lambda: node.membership._tasks is not None)
             [door] = node.peers._server.sockets
             found = backlog_of(node._doors), backlog_of(door)
         assert (min(most, app.BACKLOG), min(most, peers.BACKLOG)) == found
@@ -100,13 +101,19 @@ def test_who_finds_nobody_serves_alone_after_its_grace(tmp_path):
 def test_a_node_that_says_nothing_costs_the_clients_deadline(monkeypatch):
     monkeypatch.setattr(client_module, "GRACE_S", 0.05)
 
+    async def never(reader, writer):
+        while await reader.read(1024):
+            pass
+        writer.close()
+
     async def main():
         async with asyncio.timeout(10.0):
-            server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+            server = await asyncio.start_server(never, "127.0.0.1", 0)
             port = server.sockets[0].getsockname()[1]
             async with Client(f"http://127.0.0.1:{port}", deadline_s=0.05) as client:
                 with pytest.raises(DeadlineExceeded):
                     await client.ask("ask", query="x")
             server.close()
+            await server.wait_closed()
 
     asyncio.run(main())
