@@ -7,8 +7,12 @@ sentence encoders belong to, because it is faster there than a general library:
   padding, and no mask can be wrong: a sentence never meets another one except in
   attention, which runs per group of equal lengths.
 - Query, key and value are one product.
-- Products go through oneDNN with its fused GELU. Measured on one core of an AMD EPYC
-  with AVX-512, float32, rows 2048 x 384 by 384 x 1536: 151 GFLOP/s against 67 through MKL.
+- Products go through oneDNN with its fused GELU and with weights in the order that it reads
+  them in. Measured on one core of an AMD EPYC with AVX-512, 16 rows by 384 x 1536, GFLOP/s:
+  float32 85, in oneDNN's order 145; bfloat16 265. 1024 rows: 240, 250, 509.
+- Where the processor multiplies bfloat16 itself, factors are of that type and sums of
+  float32; what is added up over the blocks, and the norms, stay float32. Of 2,000 passages
+  the smallest cosine with float32 throughout was 0.99997.
 """
 
 from __future__ import annotations
@@ -33,16 +37,20 @@ ROWS_STEP = 128  # rows of a product are a multiple of this,
 ROWS_STEP_SMALL = 16  # or of this below it, where a lone question should not wait for zeros
 
 
+Pair = tuple[torch.Tensor, torch.Tensor]
+Take = Callable[[str], torch.Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one block, as torch keeps them: [out, in]."""
+    """Weights of one block, [out, in]; those of products as `Products` wants them."""
 
-    qkv: tuple[torch.Tensor, torch.Tensor]
-    attended: tuple[torch.Tensor, torch.Tensor]
-    norm_attended: tuple[torch.Tensor, torch.Tensor]
-    widen: tuple[torch.Tensor, torch.Tensor]
-    narrow: tuple[torch.Tensor, torch.Tensor]
-    norm: tuple[torch.Tensor, torch.Tensor]
+    qkv: Pair
+    attended: Pair
+    norm_attended: Pair
+    widen: Pair
+    narrow: Pair
+    norm: Pair
 
 
 def suits(config: dict[str, object]) -> bool:
@@ -58,7 +66,7 @@ def suits(config: dict[str, object]) -> bool:
 class Bert:
     """The blocks of one model; `hidden` turns token ids into hidden states."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, precision: str = "auto") -> None:
         config = json.loads((folder / "config.json").read_text())
         self.width: int = config["hidden_size"]
         self.heads: int = config["num_attention_heads"]
@@ -66,7 +74,8 @@ class Bert:
         after_pad = config["model_type"] in POSITIONS_AFTER_PAD
         self.first_position: int = config["pad_token_id"] + 1 if after_pad else 0
         self.positions_max: int = config["max_position_embeddings"] - self.first_position
-        self._linear = _fastest_linear()
+        products = Products(precision)
+        self.precision, self._linear = products.precision, products.linear
         take = _reader(folder / "model.safetensors")
         words, self._positions, types = (
             take(f"embeddings.{name}_embeddings.weight")
@@ -74,7 +83,7 @@ class Bert:
         )
         self._words, self._type = words, types[0]  # sentences alone are all of type 0
         self._norm = _pair(take, "embeddings.LayerNorm")
-        self._layers = [_layer(take, i) for i in range(config["num_hidden_layers"])]
+        self._layers = [_layer(take, products, i) for i in range(config["num_hidden_layers"])]
 
     def hidden(self, sentences: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the last hidden states of all tokens, sentence after sentence.
@@ -115,7 +124,7 @@ class Bert:
 
     def _attend(self, qkv: torch.Tensor, runs: list[tuple[int, int]]) -> torch.Tensor:
         """Attend within each sentence; a run is (length, how many sentences of it)."""
-        mixed = torch.zeros(qkv.shape[0], self.width)
+        mixed = torch.zeros(qkv.shape[0], self.width, dtype=qkv.dtype)
         start = 0
         for length, count in runs:
             end = start + length * count
@@ -137,28 +146,43 @@ def _rounded(states: torch.Tensor) -> torch.Tensor:
     return functional.pad(states, (0, 0, 0, -len(states) % step))
 
 
-Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, str], torch.Tensor]
-Take = Callable[[str], torch.Tensor]
+class Products:
+    """Multiplies states by weights, as fast as this processor can.
+
+    Attributes:
+        precision: of the factors, "float32" or "bfloat16".
+    """
+
+    def __init__(self, precision: str = "auto") -> None:
+        assert precision in ("auto", "float32", "bfloat16")
+        self._is_fused = torch.backends.mkldnn.is_available()
+        if precision == "auto":
+            precision = "bfloat16" if self._is_fused and _multiplies_bfloat16() else "float32"
+        self.precision = precision
+        self._type = torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+    def prepared(self, pair: Pair) -> Pair:
+        """Return weight and bias such that `linear` takes them."""
+        weight, bias = (one.to(self._type).contiguous() for one in pair)
+        if self._is_fused:
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        return weight, bias
+
+    def linear(
+        self, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, act: str
+    ) -> torch.Tensor:
+        """Return act(states @ weight.T + bias); `act` is "gelu" or "none"."""
+        states = states.to(self._type)
+        if self._is_fused:  # gelu "none" is the erf form
+            return torch.ops.mkldnn._linear_pointwise(states, weight, bias, act, [], "none")
+        product = functional.linear(states, weight, bias)
+        return functional.gelu(product) if act == "gelu" else product
 
 
-def _fastest_linear() -> Linear:
-    if torch.backends.mkldnn.is_available():
-        fused = torch.ops.mkldnn._linear_pointwise
-
-        def onednn(
-            states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, act: str
-        ) -> torch.Tensor:
-            return fused(states, weight, bias, act, [], "none")  # gelu "none" is the erf form
-
-        return onednn
-    return _plain_linear
-
-
-def _plain_linear(
-    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, act: str
-) -> torch.Tensor:
-    product = functional.linear(states, weight, bias)
-    return functional.gelu(product) if act == "gelu" else product
+def _multiplies_bfloat16() -> bool:
+    """Return whether the processor has instructions for it: without them it is slower."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def _reader(path: Path) -> Take:
@@ -177,18 +201,23 @@ def _reader(path: Path) -> Take:
     return take
 
 
-def _pair(take: Take, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _pair(take: Take, name: str) -> Pair:
     return take(f"{name}.weight"), take(f"{name}.bias")
 
 
-def _layer(take: Take, index: int) -> Layer:
+def _layer(take: Take, products: Products, index: int) -> Layer:
     at = f"encoder.layer.{index}"
     parts = [_pair(take, f"{at}.attention.self.{name}") for name in ("query", "key", "value")]
+    weights, biases = (torch.cat(each) for each in zip(*parts, strict=True))
+
+    def product(name: str) -> Pair:
+        return products.prepared(_pair(take, f"{at}.{name}"))
+
     return Layer(
-        qkv=(torch.cat([w for w, _ in parts]), torch.cat([b for _, b in parts])),
-        attended=_pair(take, f"{at}.attention.output.dense"),
+        qkv=products.prepared((weights, biases)),
+        attended=product("attention.output.dense"),
         norm_attended=_pair(take, f"{at}.attention.output.LayerNorm"),
-        widen=_pair(take, f"{at}.intermediate.dense"),
-        narrow=_pair(take, f"{at}.output.dense"),
+        widen=product("intermediate.dense"),
+        narrow=product("output.dense"),
         norm=_pair(take, f"{at}.output.LayerNorm"),
     )

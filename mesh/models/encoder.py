@@ -34,9 +34,15 @@ _Hidden = Callable[[Sequence[Sequence[int]]], torch.Tensor]
 
 
 class Encoder:
-    """A sentence encoder in a local folder: tokenizer, blocks, pooling."""
+    """A sentence encoder in a local folder: tokenizer, blocks, pooling.
 
-    def __init__(self, folder: Path) -> None:
+    Args of the constructor:
+        folder: of the model.
+        precision: of products: "float32", "bfloat16", or "auto", the second where the
+            processor has instructions for it. Other families than `bert`'s take float32.
+    """
+
+    def __init__(self, folder: Path, precision: str = "auto") -> None:
         self.name = folder.name
         config = read_json(folder / "config.json")
         self.tokens_max = _tokens_max(folder, config)
@@ -44,9 +50,10 @@ class Encoder:
         self._pools_first, self._normalizes = _pooling(folder)
         self._hidden: _Hidden
         if bert.suits(config) and (folder / "model.safetensors").exists():
-            blocks = bert.Bert(folder)
-            self.width, self._hidden = blocks.width, blocks.hidden
+            blocks = bert.Bert(folder, precision)
+            self.width, self.precision, self._hidden = blocks.width, blocks.precision, blocks.hidden
         else:
+            self.precision = "float32"
             self.width, self._hidden = _general_blocks(folder)
         self._recent: dict[str, np.ndarray] = {}
         self._sharing = threading.Lock()

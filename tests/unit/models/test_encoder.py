@@ -25,9 +25,10 @@ def folder(tmp_path_factory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-@pytest.fixture(scope="module")
-def tiny(folder) -> Encoder:
-    return Encoder(folder)
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def tiny(folder, request) -> Encoder:
+    """Return an encoder whose products are of each type, whatever this processor would take."""
+    return Encoder(folder, request.param)
 
 
 def test_a_batch_answers_as_each_sentence_alone(tiny):
@@ -78,18 +79,31 @@ def test_texts_just_asked_for_are_computed_once(tiny, monkeypatch):
 
 
 def test_cls_pooling_takes_the_first_token(tmp_path, tiny):
-    other = Encoder(tiny_encoder(tmp_path / "cls", pooling="cls"))
+    other = Encoder(tiny_encoder(tmp_path / "cls", pooling="cls"), tiny.precision)
     states = dict(other._each(["hello world"]))[0]
     expected = states[0] / states[0].norm()
     np.testing.assert_allclose(other.encode(["hello world"])[0], expected, atol=1e-6)
     assert not np.allclose(other.encode(["hello world"]), tiny.encode(["hello world"]), atol=1e-3)
 
 
+def test_narrow_products_turn_no_vector_away(folder):
+    narrow, wide = (Encoder(folder, name).encode(TEXTS) for name in ("bfloat16", "float32"))
+    assert (narrow * wide).sum(axis=1).min() > 0.999
+
+
+def test_products_are_the_same_without_the_library_that_makes_them_fast(folder, monkeypatch):
+    fast = Encoder(folder, "float32").encode(TEXTS)
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    plain = Encoder(folder)
+    assert plain.precision == "float32"
+    np.testing.assert_allclose(plain.encode(TEXTS), fast, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
 def test_our_blocks_equal_those_of_transformers(tmp_path, kind):
-    ours = Encoder(tiny_encoder(tmp_path, kind=kind))
+    ours = Encoder(tiny_encoder(tmp_path, kind=kind), "float32")
     expected = ours.encode(TEXTS)
     ours.width, ours._hidden = encoder._general_blocks(tmp_path)
     np.testing.assert_allclose(ours.encode(TEXTS), expected, atol=1e-5)
