@@ -15,7 +15,7 @@ from mesh.errors import BreakerOpen, MeshError, NoOwner
 from mesh.flow.directory import Directory, Endpoint
 from mesh.flow.doubt import Doubts
 from mesh.flow.reach import Reach
-from mesh.policy import balance, deadline
+from mesh.policy import balance, conversation, deadline
 from mesh.policy.edge import fit
 from mesh.policy.request import Request
 from mesh.ring import bounded
@@ -53,6 +53,14 @@ class Chooser:
         self._doubts = doubts
         self._clock = clock
         self._turns: dict[str, int] = {}
+
+    def lone(self, role: str) -> Endpoint | None:
+        """Return the node that serves a role if it is the only one, and fit."""
+        endpoints = self._directory.endpoints(role)
+        if len(endpoints) != 1:
+            return None
+        breaker = self._reach.edge(role, endpoints[0].address).breaker
+        return endpoints[0] if breaker.allows(self._clock()) else None
 
     def usable(self, role: str, tried: Collection[str]) -> list[Endpoint]:
         """Return the nodes not yet tried that are fit; suspects only where there is no other."""
@@ -116,8 +124,8 @@ class Chooser:
         """Return one of the usable nodes, by the role's route."""
         if len(usable) == 1:
             return usable[0]
-        if spec.route == "ring":
-            return self._owner(role, spec, fields, request, usable)
+        if (key := ring_key(spec, fields, request)) is not None:
+            return self._owner(role, key, usable)
         if spec.route == "round-robin":
             turn = self._turns[role] = self._turns.get(role, -1) + 1
             return usable[turn % len(usable)]
@@ -132,11 +140,8 @@ class Chooser:
         ]
         return usable[balance.least_loaded(finish_s, self._rng)]
 
-    def _owner(
-        self, role: str, spec: Role, fields: Fields, request: Request, usable: list[Endpoint]
-    ) -> Endpoint:
+    def _owner(self, role: str, key: bytes, usable: list[Endpoint]) -> Endpoint:
         by_name = {endpoint.name: endpoint for endpoint in usable}
-        key = key_of(spec, fields, request)
         everyone = self._directory.ring(role).owners(key, len(self._directory.endpoints(role)))
         owners = tuple(name for name in everyone if name in by_name)
         in_flight = {
@@ -144,6 +149,15 @@ class Chooser:
         }
         weights = {name: by_name[name].weight for name in owners}
         return by_name[bounded.choose(owners, in_flight, weights=weights)]
+
+
+def ring_key(spec: Role, fields: Fields, request: Request) -> bytes | None:
+    """Return what the ring is asked with; None where the load decides, or the order."""
+    if spec.route == "ring":
+        return key_of(spec, fields, request)
+    if spec.route == "prefix" or (spec.route == "auto" and spec.kind == "generate"):
+        return conversation.key_of(fields)
+    return None
 
 
 def key_of(spec: Role, fields: Fields, request: Request) -> bytes:

@@ -8,6 +8,7 @@ and those of other doors by these reports.
     round-robin   in turn
     random        by weight
     ring          owner of the key (`mesh.ring`), then `least-loaded` plays no part
+    prefix        owner of the conversation (`policy.conversation`), `least-loaded` without one
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, field
 
 from mesh.settings.schema import Count, Name, Some
 
-Route = Literal["ring", "least-loaded", "round-robin", "random"]
+Route = Literal["auto", "least-loaded", "prefix", "ring", "round-robin", "random"]
 
 
 class Mesh(Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +82,9 @@ class Role(Struct, frozen=True):
     # Or the ring chooses that many among the nodes that can; { min, max }: as the load asks.
     replicas: Count | Scale = 0
     needs: Needs = field(default_factory=Needs)
-    route: Route = "least-loaded"
+    # "prefix": by how a conversation or prompt begins, so that its turns meet what was computed;
+    # by load where it has none. "auto": that for kind "generate", by load for others.
+    route: Route = "auto"
     key: str = ""  # with route = "ring": the field whose value is hashed; "": the request id
     # Where it computes: a thread of the node; a process of its own, which a flood of requests to
     # the node leaves alone; or the loop itself, for roles that take well under 100 µs.
