@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from msgspec import structs
 
 from mesh.errors import SetupError
-from mesh.flow.assign import assigned, head_of
+from mesh.flow.assign import assigned, heads_of
 from mesh.flow.directory import Membership
 from mesh.flow.local import LocalRoles
 from mesh.gossip.member import Facts, Member, Status
@@ -81,7 +81,7 @@ class Duties:
             if self.knows_mesh():
                 placed = assigned(topology, newest_facts(self._membership.members))
                 own = {name for name, nodes in placed.items() if self._node in nodes}
-                await self._take_on(topology, {name: topology.roles[name] for name in own})
+                await self._take_on(topology, {n: r for n, r in topology.roles.items() if n in own})
                 self._is_started = True
                 self._drop(own, placed)
             else:
@@ -130,7 +130,7 @@ class Duties:
         """Return the split roles that this node leads now."""
         facts = newest_facts(self._membership.members)
         split = {name: role for name, role in topology.roles.items() if role.layers is not None}
-        return {n for n, role in split.items() if head_of(n, role.nodes, facts) == self._node}
+        return {n for n, role in split.items() if self._node in heads_of(n, role, facts)}
 
     async def _take_on(self, topology: Topology, roles: Mapping[str, Role]) -> None:
         """Load what is missing, and load anew what is made otherwise now."""
@@ -212,7 +212,5 @@ def newest_facts(members: tuple[Member, ...]) -> list[Facts]:
 
 def _core(role: Role) -> Role:
     """Return what a loaded role depends on; where it is and who is routed to it is left out."""
-    nodes = role.nodes if role.layers is not None else ()
-    return structs.replace(
-        role, nodes=nodes, replicas=0, needs=Needs(), route="least-loaded", key="", versions={}
-    )
+    made = structs.replace(role, needs=Needs(), route="auto", key="", versions={})
+    return made if role.layers is not None else structs.replace(made, nodes=(), replicas=0)

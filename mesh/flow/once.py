@@ -15,7 +15,8 @@ gets another answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -82,6 +83,7 @@ class Once:
         self._clock = clock
         self._answers: Cache[Outcome] = Cache(KEPT_MAX, KEPT_BYTES_MAX, KEPT_S)
         self._flights: SingleFlight[Outcome] = SingleFlight()
+        self._riders: set[asyncio.Task[Outcome]] = set()  # that see through what runs only once
         self._joined = 0
         self._forwarded = 0
 
@@ -142,23 +144,26 @@ class Once:
         """
         if error.node and error.node != keeper.name:
             return False
-        roles = self._topology().roles
-        stages = self._topology().pipelines[name].stages
-        idempotent = all(custom.is_idempotent(roles[stage.role].kind) for stage in stages)
-        return idempotent or not may_have_begun(error)
+        return self._is_idempotent(name) or not may_have_begun(error)
+
+    def _is_idempotent(self, name: str) -> bool:
+        topology = self._topology()
+        stages = topology.pipelines[name].stages if name in topology.pipelines else ()
+        return all(custom.is_idempotent(topology.roles[stage.role].kind) for stage in stages)
 
     async def _run_here(self, name: str, inputs: Fields, request: Request) -> Outcome:
         key = content_key(encoded({"id": request.id, "name": name, "inputs": inputs}))
         kept = self._answers.get(key, self._clock())
         if kept is not None:
             return again(kept)
+        run_first = partial(self._run_first, key, name, inputs, request)
         while True:
             is_first = key not in self._flights
+            if is_first and not self._is_idempotent(name):
+                self._see_through(self._flights.join(key, run_first))
             try:
                 async with asyncio.timeout_at(request.deadline_s):
-                    outcome = await self._flights.join(
-                        key, lambda: self._run_first(key, name, inputs, request)
-                    )
+                    outcome = await self._flights.join(key, run_first)
             except TimeoutError as error:
                 raise exceeded() from error
             except DeadlineExceeded:
@@ -169,6 +174,16 @@ class Once:
                 return outcome
             self._joined += 1
             return again(outcome)
+
+    def _see_through(self, ride: Coroutine[Any, Any, Outcome]) -> None:
+        """Wait for work that may not run twice, also when everybody else has gone.
+
+        A client whose door died asks again, and is to find the answer and not to start anew.
+        """
+        task = asyncio.ensure_future(ride)
+        self._riders.add(task)
+        task.add_done_callback(self._riders.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _run_first(self, key: bytes, name: str, inputs: Fields, request: Request) -> Outcome:
         outcome = await self._pipelines.run(name, inputs, request)

@@ -8,13 +8,17 @@ nodes share at most one each way.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import time
 from collections import Counter
 from typing import Any, cast
 
+from msgspec import structs
+
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, SetupError, Unreachable
+from mesh.net import handover
 from mesh.net.calls import Answered
 from mesh.net.lines import LinesPeer
 from mesh.net.peer import HANDSHAKE_S, Peer
@@ -64,6 +68,7 @@ class Peers:
         self._limits = connection.Limits(
             message_bytes_max=limits.frame_bytes_max, calls_max=limits.requests_max
         )
+        self.handover = handover.Handover()  # connections that threads read and write
         self._handlers: dict[str, Handler] = {}
         self._prefixes: dict[str, Handler] = {}
         self._peers: dict[str, Peer] = {}  # that we connected to, by address
@@ -110,7 +115,7 @@ class Peers:
         """
         peer = self._peers.get(address)
         if peer is None or not peer.is_open:
-            peer = await self._connect(address, call)
+            peer, call = await self._connected(address, call)
         return await peer.call(call)
 
     def stream(self, address: str, call: Call) -> Stream:
@@ -121,9 +126,7 @@ class Peers:
         assert call.wants_pieces, "a stream is for a call that wants pieces"
 
         async def opening(call: Call, inbox: Inbox) -> tuple[Way, int]:
-            peer = self._peers.get(address)
-            if peer is None or not peer.is_open:
-                peer = await self._connect(address, call)
+            peer, call = await self._connected(address, call)
             return peer, await peer.open_stream(call, inbox)
 
         return Stream(opening, call)
@@ -188,6 +191,15 @@ class Peers:
             if service.startswith(prefix):
                 return handler
         raise NotFound(f"{self._node} has no service {service!r}", node=self._node)
+
+    async def _connected(self, address: str, call: Call) -> tuple[Peer, Call]:
+        """Return an open connection, and the call with what making it has left of its time."""
+        peer, began_s = self._peers.get(address), time.monotonic()
+        if peer is not None and peer.is_open:
+            return peer, call
+        peer = await self._connect(address, call)
+        spent_ms = math.ceil((time.monotonic() - began_s) * 1000)
+        return peer, structs.replace(call, deadline_ms=max(1, call.deadline_ms - spent_ms))
 
     async def _connect(self, address: str, call: Call) -> Peer:
         """Return an open connection to `address`; all who ask at once share one attempt."""
@@ -273,6 +285,9 @@ class Peers:
     def accept(self, door: _Door, transport: asyncio.Transport, data: bytes) -> None:
         """Give an accepted connection to whoever speaks its protocol."""
         self._others.discard(door)
+        if data.startswith(handover.MARK):
+            self.handover.accept(transport, data)
+            return
         protocol: Peer | LinesPeer
         if data.startswith(FIRST_BYTE):
             protocol = LinesPeer(self._find, self._closed, is_allowed=not self._secret)
@@ -306,11 +321,12 @@ class Peers:
 
 
 class _Door(asyncio.Protocol):
-    """An accepted connection whose first byte has not arrived."""
+    """An accepted connection whose first bytes have not arrived."""
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
         self._transport: asyncio.Transport | None = None
+        self._begun = b""
         self._ticks_left = int(HANDSHAKE_S / TICK_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -319,7 +335,9 @@ class _Door(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
-        self._peers.accept(self, self._transport, data)
+        self._begun += data
+        if not handover.is_partial(self._begun):
+            self._peers.accept(self, self._transport, self._begun)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._peers.forget(self)

@@ -176,3 +176,18 @@ def test_an_unknown_pipeline_is_not_found():
             await world()["n0"].once.run("x", {}, request())
 
     run_virtual(scenario())
+
+
+def test_what_may_not_run_twice_is_seen_through_when_its_client_goes():
+    """Whoever asks again under the id finds the answer, and nothing is done a second time."""
+
+    async def scenario():
+        made = world(Pays)
+        first = asyncio.create_task(ask(made, keeper(made)))
+        await asyncio.sleep(0.5)
+        first.cancel()
+        await asyncio.wait({first})
+        outcome = await ask(made, other_doors(made)[0])
+        return outcome.fields["answer"], ran(made), made[keeper(made)].once.statistics()["in_flight"]
+
+    assert run_virtual(scenario()) == ("A", ["a"], 0)
