@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mesh.gossip.member import Facts
 from mesh.policy import elastic
@@ -49,13 +50,13 @@ def assigned(topology: Topology, facts: Sequence[Facts]) -> dict[str, tuple[str,
 
 
 def head_of(role: str, nodes: Sequence[str], facts: Sequence[Facts]) -> str | None:
-    """Return which node leads a role whose layers are split over `nodes`.
+    """Return which node leads a chain whose layers are split over `nodes`.
 
     Whoever leads already stays, the first of the list where two do; else the first that lives.
 
     Args:
         role: its name.
-        nodes: as the topology lists them.
+        nodes: of the chain, as the topology lists them.
         facts: of live nodes, one of each name.
     """
     able = {one.name: one for one in facts if not one.draining}
@@ -64,14 +65,36 @@ def head_of(role: str, nodes: Sequence[str], facts: Sequence[Facts]) -> str | No
     return next(iter(leading or live), None)
 
 
+def groups_of(role: Role) -> tuple[tuple[str, ...], ...]:
+    """Return which nodes share a split role's layers: a group for each replica of the chain.
+
+    Neighbours of the list are together, and groups stay what they are whoever lives: a node
+    that is lost changes the cut of its own chain only.
+    """
+    replicas = role.replicas if isinstance(role.replicas, int) else 1
+    count = max(1, min(replicas, len(role.nodes)))
+    bounds = [at * len(role.nodes) // count for at in range(count + 1)]
+    return tuple(role.nodes[first:last] for first, last in pairwise(bounds))
+
+
+def group_of(role: Role, node: str) -> tuple[str, ...]:
+    """Return the group that a node is in; itself alone where it is in none."""
+    return next((group for group in groups_of(role) if node in group), (node,))
+
+
+def heads_of(name: str, role: Role, facts: Sequence[Facts]) -> tuple[str, ...]:
+    """Return the nodes that lead a split role's chains, as far as any of their groups lives."""
+    heads = (head_of(name, group, facts) for group in groups_of(role))
+    return tuple(head for head in heads if head)
+
+
 def _nodes(name: str, role: Role, facts: Sequence[Facts]) -> tuple[str, ...]:
-    if role.layers is None:
-        return role.nodes
-    head = head_of(name, role.nodes, facts)
-    return (head,) if head else ()
+    return role.nodes if role.layers is None else heads_of(name, role, facts)
 
 
 def _count(name: str, role: Role, facts: Sequence[Facts]) -> int:
+    if role.layers is not None:
+        return 0  # chains stay within their nodes, also where none of them lives
     if not isinstance(role.replicas, Scale):
         return role.replicas
     able = [one for one in facts if name in one.roles and not one.draining]

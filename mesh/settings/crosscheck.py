@@ -67,20 +67,32 @@ def _role(topology: Topology, name: str, role: Role, source: Source, report: Rep
     for node in role.nodes:
         if topology.mesh.nodes and node not in topology.mesh.nodes:
             _unknown(f"{key}.nodes", node, topology.mesh.nodes, source, report)
-    if role.nodes and role.replicas:
+    if role.layers is not None:
+        _chains(key, role, source, report)
+    elif role.nodes and role.replicas:
         report.add(source, f"{key}.replicas", "either nodes or replicas", "both")
-    if not role.nodes and not role.replicas:
+    elif not role.nodes and not role.replicas:
         report.add(source, f"{key}.nodes", "nodes = […] or replicas = n", "neither")
     if isinstance(role.replicas, Scale) and role.replicas.min > role.replicas.max:
         found = f"min = {role.replicas.min}, max = {role.replicas.max}"
         report.add(source, f"{key}.replicas", "min up to max", found)
-    if role.layers is not None and role.lane == "process":
-        what = "'thread': split layers work with other nodes' at each step"
-        report.add(source, f"{key}.lane", what, "'process'")
     _versions(topology, key, role, source, report)
     for node, times in Counter(role.nodes).items():
         if times > 1:
             report.add(source, f"{key}.nodes", "each node once", f"{node!r} {times} times")
+
+
+def _chains(key: str, role: Role, source: Source, report: Report) -> None:
+    if role.lane == "process":
+        what = "'thread': split layers work with other nodes' at each step"
+        report.add(source, f"{key}.lane", what, "'process'")
+    if not role.nodes:
+        report.add(source, f"{key}.nodes", "the nodes that share the layers", "none")
+    elif isinstance(role.replicas, Scale):
+        report.add(source, f"{key}.replicas", "a number of chains", "min and max")
+    elif role.replicas > len(role.nodes):
+        what = f"at most {len(role.nodes)} chains, one for each node"
+        report.add(source, f"{key}.replicas", what, str(role.replicas))
 
 
 def _versions(topology: Topology, key: str, role: Role, source: Source, report: Report) -> None:

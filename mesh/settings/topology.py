@@ -80,6 +80,7 @@ class Role(Struct, frozen=True):
     model: str = ""
     nodes: tuple[str, ...] = ()  # fixed here
     # Or the ring chooses that many among the nodes that can; { min, max }: as the load asks.
+    # With layers: so many chains, the nodes dealt out among them in order.
     replicas: Count | Scale = 0
     needs: Needs = field(default_factory=Needs)
     # "prefix": by how a conversation or prompt begins, so that its turns meet what was computed;

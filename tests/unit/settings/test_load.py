@@ -134,6 +134,10 @@ CROSS = [
     ("sleep_s = 0.5", 'versions = { b = { role = "c" } }', "b.role: expected one of shout"),
     ("sleep_s = 0.5", 'versions = { b = { role = "shout", share = 0.6 }, c = { role = "shout", '
      "share = 0.6 } }", "roles.shout.versions: expected shares of at most 1 together, found 1.2"),
+    ("sleep_s = 0.5", 'replicas = 1', "expected either nodes or replicas, found both"),
+    ("sleep_s = 0.5", 'layers = "auto"\nreplicas = 2', "expected at most 1 chains, one for each"),
+    ("sleep_s = 0.5", 'layers = "auto"\nreplicas = { max = 2 }', "expected a number of chains"),
+    ('nodes = ["n0"]\nsleep_s = 0.5', 'layers = "auto"\nreplicas = 2', "share the layers, found"),
     ("[mesh]", "[mesh", "file: expected TOML, found a mistake"),
 ]  # fmt: skip
 
