@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import Any
 
 from mesh.errors import DeadlineExceeded
+from mesh.flow.batcher import Started, Tell
 from mesh.flow.served import Served
 from mesh.flow.single import SingleFlight
 from mesh.policy.cache import Cache, content_key, encoded
@@ -43,6 +44,10 @@ class Cached:
         key = content_key(encoded(fields))
         kept = self._kept(key)
         return kept if kept is not None else await self._join(key, fields, request)
+
+    def start(self, fields: Fields, request: Request, tell: Tell) -> Started | None:
+        """Return None: who joins another waits for it."""
+        return None
 
     async def stream(
         self, fields: Fields, request: Request

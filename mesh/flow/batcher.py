@@ -7,6 +7,7 @@ makes a task or a timer per item. While the lane computes, the next batch gather
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -22,13 +23,66 @@ from mesh.policy.request import Request
 from mesh.roles.base import Role
 from mesh.wire.messages import Answer, Fields, Timing
 
+log = logging.getLogger(__name__)
+
 SAMPLES_MAX = 1024  # recent waits and runs that percentiles are taken from
+
+Tell = Callable[[Answer | MeshError], None]
+
+
+class Started:
+    """One item whose answer is told, not awaited: a future's part without its turn of the loop.
+
+    Args:
+        batcher: that it was given to.
+        tell: called once with the answer or the error, unless `cancel` comes first.
+    """
+
+    __slots__ = ("_batcher", "_is_done", "_tell", "entry", "watched")
+
+    def __init__(self, batcher: Batcher, tell: Tell) -> None:
+        self._batcher = batcher
+        self._tell = tell
+        self._is_done = False
+        self.entry: Entry[_Job] | None = None
+        self.watched: set[Any] = set()
+
+    def done(self) -> bool:
+        """Whether it was told, or is not wanted any more."""
+        return self._is_done
+
+    def set_result(self, answer: Answer) -> None:
+        """Tell the answer."""
+        self._end(answer)
+
+    def set_exception(self, error: MeshError) -> None:
+        """Tell the error; an item that still waits is dropped."""
+        if self.entry is not None:
+            self._batcher.drop(self.entry)
+        self._end(error)
+
+    def cancel(self) -> None:
+        """Give the item up; it is dropped if it has not begun."""
+        if not self._is_done:
+            self._is_done = True
+            self.watched.discard(self)
+            if self.entry is not None:
+                self._batcher.drop(self.entry)
+
+    def _end(self, outcome: Answer | MeshError) -> None:
+        self._is_done = True
+        self.watched.discard(self)
+        try:
+            self._tell(outcome)
+        except Exception:
+            # A fault of one listener: the other items of its batch are answered all the same.
+            log.exception("answer.untold")
 
 
 class _Job:
     __slots__ = ("future", "item")
 
-    def __init__(self, item: Fields, future: asyncio.Future[Answer]) -> None:
+    def __init__(self, item: Fields, future: asyncio.Future[Answer] | Started) -> None:
         self.item = item
         self.future = future
 
@@ -79,24 +133,32 @@ class Batcher:
         Raises:
             MeshError: what the role raised for this item, or why it never ran.
         """
-        if self._is_closed:
-            raise Draining(f"role {self._role.context.role!r} is stopping")
-        job = _Job(item, self._loop.create_future())
-        entry = self._queue(job, request)
-        if self._running is None and not self._is_poked:
-            # Not at once: what else comes in this turn of the loop goes along.
-            self._is_poked = True
-            self._loop.call_soon(self._pump)
-        future = job.future
+        future = self._loop.create_future()
+        entry = self._queue(_Job(item, future), request)
         watched = self._deadlines.watch(future, request.deadline_s)
         try:
             return await future
         except BaseException:
-            if self._former.discard(entry):
-                self._dropped["gone"] += 1
+            self.drop(entry)
             raise
         finally:
             watched.discard(future)
+
+    def start(self, item: Fields, request: Request, tell: Tell) -> Started:
+        """Run one item as `submit` does, and tell its answer: without a task or a future.
+
+        Raises:
+            MeshError: the item was not taken; nothing will be told.
+        """
+        started = Started(self, tell)
+        started.entry = self._queue(_Job(item, started), request)
+        started.watched = self._deadlines.watch(started, request.deadline_s)
+        return started
+
+    def drop(self, entry: Entry[_Job]) -> None:
+        """Forget an item whose caller is gone, if it has not begun."""
+        if self._former.discard(entry):
+            self._dropped["gone"] += 1
 
     @property
     def in_flight(self) -> int:
@@ -141,6 +203,8 @@ class Batcher:
         await self._lane.aclose()
 
     def _queue(self, job: _Job, request: Request) -> Entry[_Job]:
+        if self._is_closed:
+            raise Draining(f"role {self._role.context.role!r} is stopping")
         entry, victim = self._former.submit(
             job,
             self._clock(),
@@ -150,6 +214,10 @@ class Batcher:
         )
         if victim is not None:
             self._fail(victim, Overloaded("a more urgent item took this one's place"), "evicted")
+        if self._running is None and not self._is_poked:
+            # Not at once: what else comes in this turn of the loop goes along.
+            self._is_poked = True
+            self._loop.call_soon(self._pump)
         return entry
 
     def _cost(self, item: Fields) -> int:

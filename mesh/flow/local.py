@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from mesh.errors import MeshError, NoOwner, RoleError, SetupError
 from mesh.flow.answers import Cached
-from mesh.flow.batcher import Batcher
+from mesh.flow.batcher import Batcher, Started, Tell
 from mesh.flow.deadlines import Deadlines
 from mesh.flow.hop import request_of
 from mesh.flow.lane import Lane, open_lane
@@ -199,6 +199,14 @@ class LocalRoles:
                 wrong item; what the role raised.
         """
         return self._find(role).call(fields, request)
+
+    def start(self, role: str, fields: Fields, request: Request, tell: Tell) -> Started | None:
+        """Begin to answer one item, and tell the answer; None if only `call` can.
+
+        Raises:
+            MeshError: as `call`, before anything began; nothing will be told.
+        """
+        return self._find(role).start(fields, request, tell)
 
     def stream(
         self, role: str, fields: Fields, request: Request

@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from mesh.errors import NotFound, RoleError
+from mesh.errors import MeshError, NotFound, RoleError
 from mesh.flow.router import Answered, Router
 from mesh.policy.deadline import exceeded
 from mesh.policy.plan import Graph, Plan
@@ -52,6 +52,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 Event = FieldReady | TokenPiece | Outcome
+Tell = Callable[[Outcome | MeshError], None]
+
+
+class Cancellable(Protocol):
+    """A request that has begun."""
+
+    def cancel(self) -> None:
+        """Give it up; nothing is told any more."""
 
 
 class Pipelines:
@@ -99,6 +107,20 @@ class Pipelines:
         began_s = self._clock()
         answered = await self._router.call(role, fields, request)
         return self._of_role(role, answered, request, began_s)
+
+    def start_role(
+        self, role: str, fields: Fields, request: Request, tell: Tell
+    ) -> Cancellable | None:
+        """Begin `run_role` without a task, and tell how it ended; None if only `run_role` can."""
+        began_s = self._clock()
+
+        def told(answered: Answered | MeshError) -> None:
+            if isinstance(answered, MeshError):
+                tell(answered)
+            else:
+                tell(self._of_role(role, answered, request, began_s))
+
+        return self._router.start(role, fields, request, told)
 
     async def stream_role(
         self, role: str, fields: Fields, request: Request

@@ -86,6 +86,10 @@ class Reach:
         """Edges by role and address."""
         return self._edges
 
+    def now_s(self) -> float:
+        """Return the time by which calls are measured."""
+        return self._clock()
+
     def edge(self, role: str, address: str) -> Edge:
         """Return what is known of a role at an address."""
         edge = self._edges.get((role, address))
@@ -114,12 +118,12 @@ class Reach:
                 reached = await self._peers.call(endpoint.address, call)
                 answer, network_ms = reached.answer, reached.network_ms
         except MeshError as error:
-            self._failed(edge, error, began_s)
+            self.failed(edge, error, began_s)
             raise
         except BaseException:
-            self._abandoned(edge, began_s)
+            self.abandoned(edge, began_s)
             raise
-        return self._answered(edge, endpoint, answer, network_ms, attempt, began_s)
+        return self.answered(edge, endpoint, answer, network_ms, attempt, began_s)
 
     async def stream(
         self, role: str, endpoint: Endpoint, fields: Fields, request: Request, attempt: int
@@ -137,16 +141,16 @@ class Reach:
                 else:
                     raise RoleError(f"role {role!r} ended its stream without an answer", role=role)
         except MeshError as error:
-            self._failed(edge, error, began_s)
+            self.failed(edge, error, began_s)
             raise
         except BaseException:
-            self._abandoned(edge, began_s)
+            self.abandoned(edge, began_s)
             raise
         timing = part.timing
         total_ms = (self._clock() - began_s) * 1000.0
         rest_ms = max(0.0, total_ms - timing.queued_ms - timing.ran_ms)
         network_ms = 0.0 if endpoint.is_self else rest_ms
-        yield self._answered(edge, endpoint, part, network_ms, attempt, began_s)
+        yield self.answered(edge, endpoint, part, network_ms, attempt, began_s)
 
     def _open(
         self, role: str, endpoint: Endpoint, fields: Fields, request: Request, attempt: int
@@ -170,15 +174,17 @@ class Reach:
             wants_pieces=wants_pieces,
         )
 
-    def _failed(self, edge: Edge, error: MeshError, began_s: float) -> None:
+    def failed(self, edge: Edge, error: MeshError, began_s: float) -> None:
+        """Note a call that ended in an error."""
         now_s = self._clock()
         edge.failed(error, now_s, now_s - began_s, self._rng)
 
-    def _abandoned(self, edge: Edge, began_s: float) -> None:
+    def abandoned(self, edge: Edge, began_s: float) -> None:
+        """Note a call that we gave up."""
         now_s = self._clock()
         edge.abandoned(now_s, now_s - began_s)
 
-    def _answered(
+    def answered(
         self,
         edge: Edge,
         endpoint: Endpoint,
@@ -187,6 +193,7 @@ class Reach:
         attempt: int,
         began_s: float,
     ) -> Answered:
+        """Note an answer, and return it with how it came about."""
         now_s, timing = self._clock(), answer.timing
         edge.answered(now_s, now_s - began_s)
         edge.view.answered(

@@ -38,6 +38,7 @@ from mesh.flow.local import LocalRoles
 from mesh.flow.race import Interruption, Race
 from mesh.flow.reach import Answered, Peers, Reach
 from mesh.flow.shadow import Shadows
+from mesh.flow.start import Start, Tell
 from mesh.policy import attempts, budget, versions
 from mesh.policy.budget import Budget
 from mesh.policy.edge import hedge_after_s
@@ -80,6 +81,7 @@ class Router:
         self._peers = peers
         self._rng = rng
         self._clock = clock
+        self._local = local
         self._reach = Reach(local, peers, rng, clock)
         self.doubts = Doubts()
         self._chooser = Chooser(directory, self._reach, rng, self.doubts, clock)
@@ -118,6 +120,29 @@ class Router:
             return self._call_version(role, spec, fields, request)
         return self._call(role, spec, fields, request)
 
+    def start(self, role: str, fields: Fields, request: Request, tell: Tell) -> Start | None:
+        """Begin a call as `call` does, but without a task, and tell how it ended.
+
+        Only where nothing need be chosen: this node alone serves the role, in batches. Its
+        errors are treated as those of `call`, by a task.
+
+        Returns:
+            What cancels it; None if only `call` can, and nothing has begun.
+
+        Raises:
+            NotFound: there is no such role.
+        """
+        spec = self._spec(role)
+        endpoint = None if spec.versions else self._chooser.lone(role)
+        if endpoint is None or not endpoint.is_self:
+            return None
+
+        def go_on(error: MeshError) -> Coroutine[Any, Any, Answered]:
+            return self._call(role, spec, fields, request, (endpoint, error))
+
+        start = Start(self._reach, self._reach.edge(role, endpoint.address), endpoint, go_on, tell)
+        return start if start.begin(self._local, role, fields, request) else None
+
     async def stream(
         self, role: str, fields: Fields, request: Request
     ) -> AsyncGenerator[Piece | Answered, None]:
@@ -141,8 +166,20 @@ class Router:
         answered = await self._call(role, spec, fields, request)
         return structs.replace(answered, version=version)
 
-    async def _call(self, role: str, spec: Role, fields: Fields, request: Request) -> Answered:
+    async def _call(
+        self,
+        role: str,
+        spec: Role,
+        fields: Fields,
+        request: Request,
+        failed: tuple[Endpoint, MeshError] | None = None,
+    ) -> Answered:
+        """Try one node after another; `failed` has been tried by `start`."""
         tried: list[str] = []
+        if failed is not None:
+            endpoint, error = failed
+            tried.append(endpoint.name)
+            await self._go_on(error, role, spec, endpoint, request, tried)
         while True:
             usable = self._chooser.usable(role, tried)
             if not usable:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from mesh.errors import MeshError, Overloaded, RoleError
-from mesh.flow.batcher import Batcher, percentiles
+from mesh.flow.batcher import Batcher, Started, Tell, percentiles
 from mesh.flow.fields import Shape
 from mesh.flow.lane import Lane
 from mesh.policy.deadline import exceeded
@@ -34,6 +34,9 @@ class Served(Protocol):
 
     def call(self, fields: Fields, request: Request) -> Awaitable[Answer]:
         """Answer one item."""
+
+    def start(self, fields: Fields, request: Request, tell: Tell) -> Started | None:
+        """Begin to answer one item; None, and nothing has begun, if only `call` can."""
 
     def stream(self, fields: Fields, request: Request) -> AsyncGenerator[Piece | Answer, None]:
         """Answer one item piece by piece."""
@@ -66,6 +69,10 @@ class Batched:
     def call(self, fields: Fields, request: Request) -> Awaitable[Answer]:
         """Answer one item in a batch."""
         return self._batcher.submit(self._shape.check(fields), request)
+
+    def start(self, fields: Fields, request: Request, tell: Tell) -> Started | None:
+        """Begin to answer one item in a batch."""
+        return self._batcher.start(self._shape.check(fields), request, tell)
 
     async def stream(
         self, fields: Fields, request: Request
@@ -119,6 +126,10 @@ class Streamed:
                 if isinstance(part, Answer):
                     return part
         raise self._endless()
+
+    def start(self, fields: Fields, request: Request, tell: Tell) -> Started | None:
+        """Return None: a stream is a task's work."""
+        return None
 
     async def stream(
         self, fields: Fields, request: Request
