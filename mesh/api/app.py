@@ -5,6 +5,7 @@ Shell: aiohttp's application and its listening socket.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import Sequence
@@ -23,23 +24,27 @@ from mesh.api import (
     status,
     vectors,
 )
-from mesh.api.guard import SHAPES, middleware
+from mesh.api.front import Front
+from mesh.api.guard import SHAPES, Guard, middleware
 from mesh.api.parts import PARTS, Parts
 from mesh.api.shortcut import Shortcut
 from mesh.errors import SetupError
 
 KEEPALIVE_S = 75.0  # above the 15 s after which aiohttp's client drops idle connections
 HEADERS_MAX = 64
+SHUTDOWN_S = 1.0  # the drain has waited already
+GUARD: web.AppKey[Guard] = web.AppKey("guard", Guard)
 BACKLOG = 1024  # connections that wait to be accepted; the usual 128 is one burst of a load test
 
 
 def build(parts: Parts, more: Sequence[web.RouteDef] = ()) -> web.Application:
     """Return the application with every door."""
     # A body of exactly the limit passes, one byte more does not.
+    guard = Guard(parts)
     app = web.Application(
-        middlewares=[middleware(parts)], client_max_size=parts.settings.limits.body_bytes_max
+        middlewares=[middleware(parts, guard)], client_max_size=parts.settings.limits.body_bytes_max
     )
-    app[PARTS] = parts
+    app[PARTS], app[GUARD] = parts, guard
     app[SHAPES] = {
         route.path: openai_answer.error for route in (*openai.routes(), *vectors.routes())
     } | {route.path: protocol.error_body for route in protocol.routes()}
@@ -50,12 +55,16 @@ def build(parts: Parts, more: Sequence[web.RouteDef] = ()) -> web.Application:
 
 
 class Doors:
-    """The listening side of an application."""
+    """The listening side of an application.
+
+    Every connection is the front's at first; what is not plain goes on at aiohttp.
+    """
 
     def __init__(self, app: web.Application) -> None:
         # The parser in Python has had request-smuggling faults that the one in C had not.
         if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
             raise SetupError("aiohttp runs without its C parser; unset AIOHTTP_NO_EXTENSIONS")
+        self._app = app
         self._shortcut = Shortcut(app)
         self._runner = web.AppRunner(
             app,
@@ -64,8 +73,10 @@ class Doors:
             handler_cancellation=True,  # a client that goes away ends its work
             keepalive_timeout=KEEPALIVE_S,
             max_headers=HEADERS_MAX,
-            shutdown_timeout=1.0,  # the drain has waited already
+            shutdown_timeout=SHUTDOWN_S,
         )
+        self._front: Front | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket."""
@@ -73,10 +84,16 @@ class Doors:
         server = self._runner.server
         assert server is not None
         server.request_handler = self._shortcut.handle  # type: ignore[assignment]
-        await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
+        self._front = Front(self._app[PARTS], self._app[GUARD], server, KEEPALIVE_S)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._front.accept, sock=sock, backlog=BACKLOG)
 
     async def aclose(self) -> None:
         """Close every connection."""
+        if self._server is not None:
+            self._server.close()
+        if self._front is not None:
+            await self._front.aclose(SHUTDOWN_S)
         await self._runner.cleanup()
 
 

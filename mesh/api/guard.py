@@ -1,6 +1,7 @@
 """Stands before every handler: ids, hosts, keys, origins; and after it: errors, metrics, one line.
 
-Shell: the one middleware, and the one place that turns errors into answers.
+Shell: the one middleware, and the one place that turns errors into answers; `api.front` asks
+the same guard.
 """
 
 from __future__ import annotations
@@ -47,25 +48,32 @@ PARTIAL: web.RequestKey[str] = web.RequestKey("partial", str)
 
 
 class Guard:
-    """Who may speak to this node over HTTP."""
+    """Who may speak to this node over HTTP, and what is noted of it."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._quota = Quota(parts.settings.log.request_lines_s_max)
         self._keys = [key.encode() for key in parts.settings.security.api_keys]
         self._origins = frozenset(parts.settings.security.cors_origins)
         self.has_cors = bool(self._origins)
         self._verdicts: dict[str, bool] = {}
 
-    def check(self, request: web.Request) -> None:
-        """Raise unless host, origin and key are in order."""
-        host = request.headers.get("Host", "")
+    def check(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Raise unless host, origin and key are in order.
+
+        Args:
+            method: of HTTP.
+            path: without its query.
+            headers: looked up as `Host`, `Origin` and `Authorization`.
+        """
+        host = headers.get("Host", "")
         if not (self._verdicts.get(host) or self._is_ours(host)):
             raise Misdirected(
                 f"this node is not {host[:80]!r}; name it in security.hosts if it should be"
             )
-        self._check_origin(request, host)
-        if self._keys and request.path not in FREE and request.method != "OPTIONS":
-            self._check_key(request.headers.get("Authorization", ""))
+        self._check_origin(method, headers.get("Origin"), host)
+        if self._keys and path not in FREE and method != "OPTIONS":
+            self._check_key(headers.get("Authorization", ""))
 
     def cors(self, request: web.Request) -> dict[str, str]:
         """Return the headers that let the page of an allowed origin read the answer."""
@@ -83,6 +91,55 @@ class Guard:
             "Access-Control-Max-Age": "600",
             "Vary": "Origin",
         }
+
+    def crashed(self, error: Exception, request_id: str, path: str) -> MeshError:
+        """Return what the caller is told of an error of ours; the log has all of it."""
+        self._parts.log.error("request.crashed", error, id=request_id, path=path)
+        return RoleError(f"{type(error).__name__} in this node; its log has the traceback")
+
+    def note(
+        self,
+        route: str,
+        path: str,
+        method: str,
+        request_id: str,
+        status: int,
+        code: str,
+        took_s: float,
+    ) -> None:
+        """Count one request, and write its line if it is worth one.
+
+        Args:
+            route: the pattern of its path.
+            path: as the line shows it.
+            method: of HTTP; callers may invent any.
+            request_id: the caller's or ours.
+            status: of the answer.
+            code: of the error, "" if there was none.
+            took_s: from head to answer.
+        """  # fmt: skip
+        self._parts.metrics.observe_http(route, _method(method), status, took_s)
+        if not code:
+            if method != "POST":
+                return
+            if took_s < self._parts.settings.log.slow_s:
+                skipped = self._quota.take(time.monotonic())
+                if skipped is None:
+                    return
+                more = {"skipped": skipped} if skipped else {}
+            else:
+                more = {}
+        else:
+            more = {}
+        self._parts.log.info(
+            "request.answered",
+            id=request_id,
+            route=path,
+            status=status,
+            ms=round(took_s * 1000.0, 2),
+            outcome=code or "ok",
+            **more,
+        )
 
     def _is_ours(self, host: str) -> bool:
         verdict = self._verdicts.get(host)
@@ -102,9 +159,8 @@ class Guard:
         names |= {member.facts.name for member in self._parts.members()}
         return names | {settings.name, socket.gethostname(), *settings.security.hosts}
 
-    def _check_origin(self, request: web.Request, host: str) -> None:
-        origin = request.headers.get("Origin")
-        if origin is None or request.method in ("GET", "HEAD", "OPTIONS"):
+    def _check_origin(self, method: str, origin: str | None, host: str) -> None:
+        if origin is None or method in ("GET", "HEAD", "OPTIONS"):
             return
         if origin.partition("://")[2] != host and not self._is_allowed(origin):
             raise Forbidden(f"pages of {origin[:80]!r} may not call; see security.cors_origins")
@@ -141,10 +197,8 @@ def is_own_host(host: str, names: Iterable[str]) -> bool:
     return True
 
 
-def middleware(parts: Parts) -> Middleware:
+def middleware(parts: Parts, guard: Guard) -> Middleware:
     """Return the one middleware of the application."""
-    guard = Guard(parts)
-    quota = Quota(parts.settings.log.request_lines_s_max)
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -157,7 +211,7 @@ def middleware(parts: Parts) -> Middleware:
                 response = await _admitted(request, handler, guard)
                 code = ""
             except Exception as error:  # noqa: BLE001 - a root: the connection must get an answer
-                response, code = _failed(request, error, parts)
+                response, code = _failed(request, error, guard)
             status = response.status
             if response.prepared:
                 code = request.get(PARTIAL, code)
@@ -170,7 +224,7 @@ def middleware(parts: Parts) -> Middleware:
             raise
         finally:
             parts.metrics.http_active -= 1
-            _note(parts, quota, request, status, code, time.monotonic() - began_s)
+            _note(guard, request, status, code, time.monotonic() - began_s)
         return response
 
     return guarded
@@ -183,7 +237,7 @@ def _admitted(
     own = request.headers.get("X-Request-ID")
     if own is not None:
         request[REQUEST_ID] = request_id(own)
-    guard.check(request)
+    guard.check(request.method, request.path, request.headers)
     if request.method == "OPTIONS" and guard.cors(request):
         return _empty()
     return handler(request)
@@ -193,7 +247,7 @@ async def _empty() -> web.StreamResponse:
     return web.Response(status=204)
 
 
-def _failed(request: web.Request, error: Exception, parts: Parts) -> tuple[web.StreamResponse, str]:
+def _failed(request: web.Request, error: Exception, guard: Guard) -> tuple[web.StreamResponse, str]:
     """Return the answer for an error, with the error's code."""
     headers: dict[str, str] = {}
     if isinstance(error, MeshError):
@@ -203,8 +257,7 @@ def _failed(request: web.Request, error: Exception, parts: Parts) -> tuple[web.S
             raise error
         known, headers = _translated(request, error), dict(error.headers)
     else:
-        parts.log.error("request.crashed", error, id=request[REQUEST_ID], path=request.path)
-        known = RoleError(f"{type(error).__name__} in this node; its log has the traceback")
+        known = guard.crashed(error, request[REQUEST_ID], request.path)
     return _shaped(request, known, headers), known.code
 
 
@@ -231,35 +284,11 @@ def _translated(request: web.Request, error: web.HTTPException) -> MeshError:
     return BadRequest(error.text or error.reason)
 
 
-def _note(
-    parts: Parts, quota: Quota, request: web.Request, status: int, code: str, took_s: float
-) -> None:
-    """Count one request, and write its line if it is worth one."""
+def _note(guard: Guard, request: web.Request, status: int, code: str, took_s: float) -> None:
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "(unknown)"
-    parts.metrics.observe_http(route, _method(request.method), status, took_s)
-    if code:
-        parts.metrics.observe_error(code)
-    is_work = request.method == "POST"
-    if not is_work and not code:
-        return
-    is_quiet = not code and took_s < parts.settings.log.slow_s
-    if is_quiet:
-        skipped = quota.take(time.monotonic())
-        if skipped is None:
-            return
-    else:
-        skipped = 0
-    more = {"skipped": skipped} if skipped else {}
-    parts.log.info(
-        "request.answered",
-        id=request[REQUEST_ID],
-        route=request.path if resource is not None else route,
-        status=status,
-        ms=round(took_s * 1000.0, 2),
-        outcome=code or "ok",
-        **more,
-    )
+    path = request.path if resource is not None else route
+    guard.note(route, path, request.method, request[REQUEST_ID], status, code, took_s)
 
 
 def _method(method: str) -> str:

@@ -47,18 +47,30 @@ def request_id(header: str) -> str:
     return header
 
 
-def deadline_of(request: web.Request, limits: Limits, default_s: float) -> float:
-    """Return until when to answer, monotonic seconds.
+def asked_ms_of(headers: Mapping[str, str]) -> int | None:
+    """Return the milliseconds that the caller gives; None if it names none.
 
     Raises:
         Unprocessable: the header is no whole number.
-        DeadlineExceeded: no time is left.
     """
-    text = request.headers.get("X-Deadline-Ms")
+    text = headers.get("X-Deadline-Ms")
     if text is not None and not _INTEGER.fullmatch(text):
         raise Unprocessable(f"X-Deadline-Ms must be whole milliseconds, not {text[:40]!r}")
-    asked_ms = None if text is None else int(text)
-    return deadline.deadline_s(time.monotonic(), asked_ms, default_s, limits.deadline_s_max)
+    return None if text is None else int(text)
+
+
+def priority_of(headers: Mapping[str, str]) -> Priority:
+    """Return how urgent the caller says it is.
+
+    Raises:
+        Unprocessable: there is no such class.
+    """
+    named = headers.get("X-Priority", "normal")
+    priority = _PRIORITIES.get(named)
+    if priority is None:
+        expected = ", ".join(_PRIORITIES)
+        raise Unprocessable(f"X-Priority must be one of {expected}, not {named[:40]!r}")
+    return priority
 
 
 def request_of(request: web.Request, deadline_s: float = 0.0) -> Request:
@@ -69,15 +81,40 @@ def request_of(request: web.Request, deadline_s: float = 0.0) -> Request:
         deadline_s: time for callers that name none; 0: the node's limit.
     """
     limits, headers = request.app[PARTS].settings.limits, request.headers
-    traceparent = headers.get("traceparent")
-    named = headers.get("X-Priority", "normal")
-    priority = _PRIORITIES.get(named)
-    if priority is None:
-        expected = ", ".join(_PRIORITIES)
-        raise Unprocessable(f"X-Priority must be one of {expected}, not {named[:40]!r}")
+    priority, asked_ms = priority_of(headers), asked_ms_of(headers)
+    traceparent = headers.get("traceparent", "")
+    return made(
+        request[REQUEST_ID], time.monotonic(), limits, deadline_s, asked_ms, priority, traceparent
+    )
+
+
+def made(
+    request_id: str,
+    now_s: float,
+    limits: Limits,
+    default_s: float,
+    asked_ms: int | None,
+    priority: Priority,
+    traceparent: str,
+) -> Request:
+    """Return the request that its headers describe.
+
+    Args:
+        request_id: the caller's or ours.
+        now_s: when its head was here, monotonic seconds.
+        limits: of this node.
+        default_s: time for callers that name none; 0: the node's limit.
+        asked_ms: time that the caller gives; None: it names none.
+        priority: how urgent it is.
+        traceparent: of the caller, or "".
+
+    Raises:
+        DeadlineExceeded: no time is left.
+    """
+    default_s = default_s or limits.deadline_s
     return Request(
-        request[REQUEST_ID],
-        deadline_of(request, limits, deadline_s or limits.deadline_s),
+        request_id,
+        deadline.deadline_s(now_s, asked_ms, default_s, limits.deadline_s_max),
         priority,
         continued(traceparent) if traceparent else "",
     )

@@ -6,9 +6,9 @@ back into an answer. Nothing is decided here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Container
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Container
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
 from msgspec import to_builtins
@@ -17,10 +17,11 @@ from mesh.api import answer, events, intake
 from mesh.api.parts import PARTS, Parts
 from mesh.api.whole import Whole
 from mesh.errors import MeshError, NotFound
-from mesh.flow.pipeline import FieldReady, Outcome, TokenPiece
+from mesh.flow.pipeline import Cancellable, FieldReady, Outcome, Tell, TokenPiece
 from mesh.gossip.member import Member, Status
 from mesh.observe.traces import Trace
 from mesh.policy.request import Request
+from mesh.wire.messages import Fields
 
 Flow = AsyncIterator[FieldReady | TokenPiece | Outcome]
 
@@ -38,45 +39,162 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
+class Taken(NamedTuple):
+    """What a body says beside its fields."""
+
+    asked: Request
+    is_named: bool  # its id is the caller's choice, in the body
+    wants_events: bool
+
+
+class Door(Protocol):
+    """What a native route leads to: the same for aiohttp's handlers and for `api.front`."""
+
+    @property
+    def label(self) -> str:
+        """Its name among the metrics."""
+
+    @property
+    def deadline_s(self) -> float:
+        """Time for callers that name none; 0: the node's limit."""
+
+    def check(self) -> None:
+        """Raise `NotFound` if the topology has no such thing."""
+
+    def own(self) -> Container[str]:
+        """Return the names of its input's fields."""
+
+    def typed(self, body: dict[str, Any]) -> Fields:
+        """Return the body's fields, checked."""
+
+    def run(self, fields: Fields, taken: Taken) -> Awaitable[Outcome]:
+        """Answer."""
+
+    def start(self, fields: Fields, taken: Taken, tell: Tell) -> Cancellable | None:
+        """Begin to answer without a task; None if only `run` can."""
+
+    def stream(self, fields: Fields, taken: Taken) -> Flow:
+        """Answer part by part."""
+
+
+class PipelineDoor:
+    """A pipeline."""
+
+    def __init__(self, parts: Parts, name: str) -> None:
+        self._parts = parts
+        self._name = self.label = name
+
+    @property
+    def deadline_s(self) -> float:
+        """Time for callers that name none."""
+        pipeline = self._parts.topology.pipelines.get(self._name)
+        return pipeline.deadline_s if pipeline else 0.0
+
+    def check(self) -> None:
+        """Raise `NotFound` if the topology has no such pipeline."""
+        known = self._parts.topology.pipelines
+        if self._name not in known:
+            raise NotFound(f"no pipeline {self._name[:80]!r}; there are: {_names(known)}")
+
+    def own(self) -> Container[str]:
+        """Return the names of its input's fields."""
+        return self._parts.topology.pipelines[self._name].input
+
+    def typed(self, body: dict[str, Any]) -> Fields:
+        """Return the body's fields, of the types that its stages take."""
+        return intake.typed(body, self._parts.input_types.get(self._name, {}))
+
+    def run(self, fields: Fields, taken: Taken) -> Awaitable[Outcome]:
+        """Answer; once, if the caller chose the id in the body."""
+        run = self._parts.once.run if taken.is_named else self._parts.pipelines.run
+        return run(self._name, fields, taken.asked)
+
+    def start(self, fields: Fields, taken: Taken, tell: Tell) -> Cancellable | None:
+        """Return None: stages wait for each other."""
+        return None
+
+    def stream(self, fields: Fields, taken: Taken) -> Flow:
+        """Answer part by part."""
+        return self._parts.pipelines.stream(self._name, fields, taken.asked)
+
+
+class RoleDoor:
+    """One role, as a pipeline of one stage."""
+
+    deadline_s = 0.0
+
+    def __init__(self, parts: Parts, name: str) -> None:
+        self._parts = parts
+        self._name, self.label = name, f"role {name}"
+
+    def check(self) -> None:
+        """Raise `NotFound` if the topology has no such role."""
+        known = self._parts.topology.roles
+        if self._name not in known:
+            raise NotFound(f"no role {self._name[:80]!r}; there are: {_names(known)}")
+
+    def own(self) -> Container[str]:
+        """Return the names of the role's fields."""
+        return self._parts.role_types.get(self._name, ())
+
+    def typed(self, body: dict[str, Any]) -> Fields:
+        """Return the body: the role checks it where it runs."""
+        return body
+
+    def run(self, fields: Fields, taken: Taken) -> Awaitable[Outcome]:
+        """Answer."""
+        return self._parts.pipelines.run_role(self._name, fields, taken.asked)
+
+    def start(self, fields: Fields, taken: Taken, tell: Tell) -> Cancellable | None:
+        """Begin to answer."""
+        return self._parts.pipelines.start_role(self._name, fields, taken.asked, tell)
+
+    def stream(self, fields: Fields, taken: Taken) -> Flow:
+        """Answer part by part."""
+        return self._parts.pipelines.stream_role(self._name, fields, taken.asked)
+
+
+def take(door: Door, body: dict[str, Any], asked: Request) -> Taken:
+    """Take `stream` and `request_id` out of a body, unless they are fields of its own."""
+    own, wants_events = door.own(), False
+    if "stream" in body and "stream" not in own:
+        wants_events = intake.flag_of(body, "stream")
+    is_named = "request_id" in body and "request_id" not in own
+    if is_named:
+        asked = intake.renamed(asked, intake.id_of(body, asked.id))
+    return Taken(asked, is_named, wants_events)
+
+
+def told(parts: Parts, label: str, outcome: Outcome) -> bytes:
+    """Return an outcome as its caller reads it, kept and counted."""
+    note(parts, label, outcome.trace)
+    return answer.encode({**outcome.fields, "trace": outcome.trace})
+
+
 async def run_pipeline(request: web.Request) -> web.StreamResponse:
     """Answer a pipeline's input with its output and trace, at once or as events."""
-    parts, name = request.app[PARTS], request.match_info["name"]
-    pipeline = parts.topology.pipelines.get(name)
-    if pipeline is None:
-        raise NotFound(f"no pipeline {name[:80]!r}; there are: {_names(parts.topology.pipelines)}")
-    asked = intake.request_of(request, pipeline.deadline_s)
-    with parts.admission.admit(asked):
-        body = await intake.body_of(request, asked.deadline_s)
-        is_named = "request_id" in body and "request_id" not in pipeline.input
-        run = parts.once.run if is_named else parts.pipelines.run
-        wants_events, asked = _taken(request, body, asked, pipeline.input)
-        fields = intake.typed(body, parts.input_types.get(name, {}))
-        if wants_events:
-            return await send_events(
-                request, asked, name, parts.pipelines.stream(name, fields, asked)
-            )
-        with counted(parts, name):
-            outcome = await run(name, fields, asked)
-        note(parts, name, outcome.trace)
-        return Whole(answer.encode({**outcome.fields, "trace": outcome.trace}))
+    return await _run(request, PipelineDoor(request.app[PARTS], request.match_info["name"]))
 
 
 async def run_role(request: web.Request) -> web.StreamResponse:
     """Answer one role's item."""
-    parts, name = request.app[PARTS], request.match_info["name"]
-    if name not in parts.topology.roles:
-        raise NotFound(f"no role {name[:80]!r}; there are: {_names(parts.topology.roles)}")
-    asked = intake.request_of(request)
+    return await _run(request, RoleDoor(request.app[PARTS], request.match_info["name"]))
+
+
+async def _run(request: web.Request, door: Door) -> web.StreamResponse:
+    parts = request.app[PARTS]
+    door.check()
+    asked = intake.request_of(request, door.deadline_s)
     with parts.admission.admit(asked):
         body = await intake.body_of(request, asked.deadline_s)
-        wants_events, asked = _taken(request, body, asked, parts.role_types.get(name, ()))
-        if wants_events:
-            flow = parts.pipelines.stream_role(name, body, asked)
-            return await send_events(request, asked, f"role {name}", flow)
-        with counted(parts, f"role {name}"):
-            outcome = await parts.pipelines.run_role(name, body, asked)
-        note(parts, f"role {name}", outcome.trace)
-        return Whole(answer.encode({**outcome.fields, "trace": outcome.trace}))
+        taken = take(door, body, asked)
+        request[intake.REQUEST_ID] = taken.asked.id
+        fields = door.typed(body)
+        if taken.wants_events or answer.EVENTS in request.headers.get("Accept", ""):
+            return await send_events(request, taken.asked, door.label, door.stream(fields, taken))
+        with counted(parts, door.label):
+            outcome = await door.run(fields, taken)
+        return Whole(told(parts, door.label, outcome))
 
 
 async def list_pipelines(request: web.Request) -> web.Response:
@@ -181,6 +299,11 @@ def note(parts: Parts, name: str, trace: Trace) -> None:
     parts.metrics.observe_trace(name, trace)
 
 
+def count_failure(parts: Parts, name: str, error: MeshError) -> None:
+    """Count a request that a pipeline or role answered with an error."""
+    parts.metrics.pipeline_failures.labels(name, error.code).inc()
+
+
 class counted:
     """A block that counts what fails inside; what goes well is counted with its trace."""
 
@@ -194,7 +317,7 @@ class counted:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, MeshError):
-            self._parts.metrics.pipeline_failures.labels(self._name, error.code).inc()
+            count_failure(self._parts, self._name, error)
 
 
 async def send_events(
@@ -222,18 +345,6 @@ def _event(parts: Parts, name: str, part: FieldReady | TokenPiece | Outcome) -> 
         return answer.event("field", {"name": part.name, "value": part.value})
     note(parts, name, part.trace)
     return answer.event("done", {**part.fields, "trace": part.trace})
-
-
-def _taken(
-    request: web.Request, body: dict[str, Any], asked: Request, own: Container[str]
-) -> tuple[bool, Request]:
-    """Take `stream` and `request_id` out of the body, unless they are fields of the pipeline."""
-    wants_events = "stream" in body and "stream" not in own and intake.flag_of(body, "stream")
-    wants_events = wants_events or answer.EVENTS in request.headers.get("Accept", "")
-    if "request_id" not in own and "request_id" in body:
-        asked = intake.renamed(asked, intake.id_of(body, asked.id))
-        request[intake.REQUEST_ID] = asked.id
-    return wants_events, asked
 
 
 def _names(table: Any) -> str:

@@ -7,6 +7,7 @@ it is none of it. This one has the few methods that aiohttp's connection calls.
 
 from __future__ import annotations
 
+import http
 import time
 from email.utils import formatdate
 
@@ -20,6 +21,29 @@ _HEAD = (
     b"Cache-Control: no-store\r\n"
     b"Content-Length: %d\r\nDate: %b\r\n%b\r\n%b"
 )
+
+
+_FAILED = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\nDate: %b\r\n\r\n%b"
+
+
+def whole(body: bytes, more: str) -> bytes:
+    """Return a finished 200 answer of JSON.
+
+    Args:
+        body: JSON.
+        more: headers beside those that every answer has, each with its line end.
+    """
+    return _HEAD % (len(body), _date(), more.encode("latin-1"), body)
+
+
+def spelled(response: web.Response, more: str) -> bytes:
+    """Return the bytes of an answer of aiohttp's that has a body of bytes and no connection."""
+    body = response.body
+    assert isinstance(body, bytes)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items()) + more
+    reason = http.HTTPStatus(response.status).phrase.encode() if response.status != 499 else b""
+    head = lines.encode("latin-1")
+    return _FAILED % (response.status, reason, head, len(body), _date(), body)
 
 
 class Whole(web.StreamResponse):
@@ -82,8 +106,7 @@ class Whole(web.StreamResponse):
             more += "Connection: close\r\n"
         elif request.version != HttpVersion11:
             more += "Connection: keep-alive\r\n"
-        body = self._bytes
-        transport.write(_HEAD % (len(body), _date(), more.encode("latin-1"), body))
+        transport.write(whole(self._bytes, more))
         if request.protocol.writing_paused:
             # A slow reader: the connection's next request waits until this answer has left.
             await request.writer.drain()
