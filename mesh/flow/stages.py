@@ -1,11 +1,11 @@
 """Serves parts of split models to their heads, and gives a head its links to others.
 
 Shell: the service `stage/ROLE` of every node that a split role names. A head orders
-layers by a call that lasts as long as it wants them; frames come on a second one. This
-node reads the model that its own topology names, never a path from the wire.
+layers by a call that lasts as long as it wants them; frames come and go on connections of
+their own, from thread to thread (`net.handover`, `llm.passage`). This node reads the model
+that its own topology names, never a path from the wire.
 
     hold  from the head: load layers a..b, say when they are ready, keep them until it ends
-    run   from the stage before: frames; results go to the stage after, the last ones home
     ping  are you there?
 """
 
@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from mesh.errors import BadRequest, MeshError, NotFound, RoleError
+from mesh.errors import BadRequest, MeshError, NotFound, PeerError, RoleError
+from mesh.flow.assign import group_of
 from mesh.flow.directory import Membership
 from mesh.gossip.member import Member, Status
-from mesh.llm import frames
 from mesh.llm.order import Order, read_order
 from mesh.models import sources
-from mesh.net.peers import Peers, Reply
+from mesh.net import handover
+from mesh.net.peers import Peers, Reply, split
 from mesh.settings.topology import Role, Topology
 from mesh.wire.messages import Answer, Call, Piece
 
@@ -34,8 +35,7 @@ SERVICE = "stage/"
 KEEP_S = 60.0  # layers stay in memory so long after a head has left: mostly it comes back
 HELD_MAX = 8  # parts of models at once; a mesh has few heads
 NAME_MAX = 64  # characters of an instance's name
-
-Take = Callable[[object, Any], None]
+DIAL_S = 2.0  # for the stage after to take a connection: it is loaded, and waits for one
 
 
 @dataclass(slots=True)
@@ -45,12 +45,7 @@ class _Held:
     role: str
     instance: str
     epoch: int
-    next: str
     thread: Any  # mesh.llm.stage.StageThread; torch comes with the first part
-    outlet: Any
-    last_step: int = 0
-    is_running: bool = False
-    dropped: int = 0
 
 
 @dataclass(slots=True)
@@ -88,21 +83,12 @@ class Stages:
         self._threads = threads
         self._held: dict[tuple[str, str], _Held] = {}
         self._shelves: dict[str, _Shelf] = {}
-        self._takers: dict[tuple[str, str], Take] = {}
 
     # --- for a head on this node -------------------------------------------------------
 
     def links(self, role: str) -> RoleLinks:
         """Return what the chain of a role needs of this node."""
         return RoleLinks(self, role)
-
-    def listen(self, role: str, instance: str, take: Take) -> None:
-        """Let `take` have what the last stage brings back."""
-        self._takers[role, instance] = take
-
-    def forget(self, role: str, instance: str) -> None:
-        """Listen no more."""
-        self._takers.pop((role, instance), None)
 
     def candidates(self, role: str) -> list[Member]:
         """Return the members that may take part, this one first."""
@@ -112,12 +98,16 @@ class Stages:
             if member.status is Status.ALIVE and (known is None or member.boot > known.boot):
                 newest[member.facts.name] = member
         newest[self._node] = self._membership.me
-        names = [name for name in self._spec(role).nodes if name in newest and name != self._node]
+        names = [name for name in self.group(role) if name in newest and name != self._node]
         return [
             newest[name]
             for name in (self._node, *names)
             if name == self._node or not newest[name].facts.draining
         ]
+
+    def group(self, role: str) -> tuple[str, ...]:
+        """Return the nodes that share one chain of a role with this one."""
+        return group_of(self._spec(role), self._node)
 
     # --- the service -------------------------------------------------------------------
 
@@ -133,12 +123,10 @@ class Stages:
         match fields.get("op"):
             case "hold":
                 return await self._hold(role, instance, epoch, fields, reply)
-            case "run":
-                return await self._run(role, instance, epoch, reply)
             case "ping":
                 return self._ping(role, instance)
             case op:
-                raise BadRequest(f"op: expected hold, run or ping, found {op!r}", role=role)
+                raise BadRequest(f"op: expected hold or ping, found {op!r}", role=role)
 
     def statistics(self) -> dict[str, Any]:
         """Return figures of the parts that are held here."""
@@ -149,9 +137,9 @@ class Stages:
                 "bytes": held.thread.stage.size_bytes(),
                 "steps": held.thread.pace.done,
                 "compute_ms": round(held.thread.pace.compute_ms, 3),
-                "wait_ms": round(held.thread.pace.wait_ms, 3),
+                "idle_ms": round(held.thread.pace.idle_ms, 3),
                 "busy_s": round(held.thread.pace.busy_s, 3),
-                "dropped": held.dropped,
+                "dropped": held.thread.pace.dropped,
             }
             for held in self._held.values()
         }
@@ -192,32 +180,58 @@ class Stages:
         shelf = self._shelves.setdefault(role, _Shelf())
         async with shelf.lock:
             stage = await self._read(shelf, order, source)
-        from mesh.llm.outlet import Outlet
-        from mesh.llm.stage import StageThread
-
-        outlet = Outlet()
-        thread = StageThread(
-            stage,
-            order.limits,
-            threads=self._threads,
-            is_last=order.is_last,
-            deliver=outlet.put,
-            failed=outlet.fail,
-        )
-        held = _Held(role, instance, epoch, order.next, thread, outlet)
+        broken = asyncio.get_running_loop().create_future()
+        thread, passage = self._start(stage, order, epoch, broken)
+        held = _Held(role, instance, epoch, thread)
         self._held[key] = held
         del stage  # or it stays with this call when a newer one has replaced it
         told = {"bytes": thread.stage.size_bytes(), "epoch": epoch}
         log.info("stage.held", extra={"role": role, "layers": f"{order.first}-{order.last}"})
+        self._peers.handover.expect(order.token, passage.take)
         try:
             await reply.send(Piece(told))
-            await reply.receive()  # nothing comes: it ends, or this is cancelled
+            # Nothing comes: the head lets go, or is lost, or the arithmetic here fails.
+            await _first_end(reply.receive(), broken)
             return Answer({})
         finally:
+            self._peers.handover.forget(order.token)
             thread.close()
             if self._held.get(key) is held:
                 del self._held[key]
             self._release_later(role, shelf)
+
+    def _start(
+        self, stage: Any, order: Order, epoch: int, broken: asyncio.Future[None]
+    ) -> tuple[Any, Any]:
+        """Return the thread of a part, and the passage on which it waits for frames."""
+        from mesh.llm.passage import Passage
+        from mesh.llm.stage import StageThread
+
+        loop = asyncio.get_running_loop()
+
+        def failed(error: BaseException) -> None:
+            log.log(
+                logging.INFO if isinstance(error, PeerError) else logging.ERROR,
+                "stage.ended",
+                extra={"why": str(error)},
+            )
+            if not isinstance(error, PeerError):  # that is not this node's fault: the head sees it
+                loop.call_soon_threadsafe(_fail, broken, error)
+
+        def dial() -> socket.socket:
+            return handover.dial(*split(order.next), order.next_token, DIAL_S)
+
+        passage = Passage(order.limits, dial)
+        thread = StageThread(
+            stage,
+            order.limits,
+            epoch=epoch,
+            threads=self._threads,
+            is_last=order.is_last,
+            passage=passage,
+            failed=failed,
+        )
+        return thread, passage
 
     async def _read(self, shelf: _Shelf, order: Order, source: str) -> Any:
         """Return a stage of the ordered layers; those that are in memory are not read again."""
@@ -249,48 +263,15 @@ class Stages:
             raise NotFound(f"role {role!r} names no model", role=role)
         return models[spec.model].source
 
-    async def _run(self, role: str, instance: str, epoch: int, reply: Reply) -> Answer:
-        take = self._takers.get((role, instance))
-        if take is not None:
-            async for piece in reply:
-                take(piece.fields.get(frames.HEADER), piece.fields.get(frames.HIDDEN))
-            return Answer({})
-        held = self._held.get((role, instance))
-        if held is None or held.epoch != epoch or held.is_running:
-            raise NotFound(f"{self._node}: no part of {instance!r} waits in epoch {epoch}")
-        held.is_running = True
-        onward = Call(
-            to=f"{SERVICE}{role}",
-            fields={"op": "run", "instance": instance, "epoch": epoch},
-            deadline_ms=max(1, int((reply.deadline_s - reply.received_s) * 1000)),
-            wants_pieces=True,
-        )
-        async with aclosing(self._peers.stream(held.next, onward)) as stream:
-            await stream.open()
-            await _first_end(self._feed(held, reply), held.outlet.run(stream), _until_over(stream))
-        return Answer({})
 
-    async def _feed(self, held: _Held, reply: Reply) -> None:
-        """Give the thread the frames of this epoch, each once, in order."""
-        async for piece in reply:
-            hidden = piece.fields.get(frames.HIDDEN)
-            frame = frames.read(piece.fields.get(frames.HEADER), hidden, held.thread.limits)
-            if frame.epoch != held.epoch or frame.step <= held.last_step:
-                held.dropped += 1
-                continue
-            held.last_step = frame.step
-            held.thread.submit(frame, hidden)
-
-
-async def _until_over(stream: Any) -> None:
-    """Read a stream that says nothing until it ends."""
-    while not isinstance(await anext(stream), Answer):
-        pass
+def _fail(future: asyncio.Future[None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(RoleError(f"the stage failed: {error}"))
 
 
 async def _first_end(*works: Any) -> None:
     """Run until the first ends; raise what it raised, cancel the others."""
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -302,7 +283,7 @@ async def _first_end(*works: Any) -> None:
 
 
 class RoleLinks:
-    """What one chain needs of this node; `mesh.llm.chain.Links`."""
+    """What one chain needs of this node; `mesh.llm.links.Links`."""
 
     def __init__(self, stages: Stages, role: str) -> None:
         self._stages, self.role = stages, role
@@ -315,7 +296,7 @@ class RoleLinks:
 
     def candidates(self) -> Sequence[Any]:
         """Return the live nodes that may take part, this one first."""
-        from mesh.llm.chain import Candidate
+        from mesh.llm.links import Candidate
 
         return [
             Candidate(member.facts.name, member.address, member.facts.memory_mb << 20)
@@ -323,8 +304,8 @@ class RoleLinks:
         ]
 
     def expected(self) -> int:
-        """Return how many nodes the topology names."""
-        return len(self._stages._spec(self.role).nodes)
+        """Return how many nodes the topology names for this chain."""
+        return len(self._stages.group(self.role))
 
     def stream(self, address: str, call: Call) -> Any:
         """Open a call with pieces to another node's stages."""
@@ -342,10 +323,24 @@ class RoleLinks:
             return False
         return True
 
-    def listen(self, instance: str, take: Take) -> None:
-        """Let `take` have what the last stage brings back."""
-        self._stages.listen(self.role, instance, take)
+    def expect(self, token: bytes) -> asyncio.Future[socket.socket]:
+        """Return the connection that will bring this token."""
+        found = self.loop.create_future()
+        self._stages._peers.handover.expect(token, lambda sock: _give(found, sock))
+        return found
 
-    def forget(self, instance: str) -> None:
-        """Listen no more."""
-        self._stages.forget(self.role, instance)
+    def forget(self, token: bytes) -> None:
+        """Expect it no more."""
+        self._stages._peers.handover.forget(token)
+
+    async def dial(self, address: str, token: bytes) -> socket.socket:
+        """Connect to a stage that expects this token."""
+        where = split(address)
+        return await asyncio.to_thread(handover.dial, *where, token, DIAL_S)
+
+
+def _give(found: asyncio.Future[socket.socket], sock: socket.socket) -> None:
+    if found.done():
+        sock.close()
+    else:
+        found.set_result(sock)

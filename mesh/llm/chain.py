@@ -11,21 +11,26 @@ Shell: the head's side, on the event loop. `llm.split` decides who computes what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from mesh.errors import ConnectionLost, MeshError, SetupError
-from mesh.llm.order import Order, write_order
-from mesh.llm.outlet import Outlet
+from mesh.errors import MeshError, SetupError
+from mesh.llm.links import Candidate, Links, Stream
+from mesh.llm.order import TOKEN_BYTES, Order, write_order
+from mesh.llm.paces import Paces, Speeds
+from mesh.llm.passage import Ring
 from mesh.llm.relay import Relay, Way
 from mesh.llm.split import Costs, Part, Place, plan
+from mesh.llm.watch import Broken, Slowed, Tasks, settle, until_ended, until_over, why_of
 from mesh.models.decoder import Layer, Stage
-from mesh.wire.messages import Answer, Call, Piece
+from mesh.wire.messages import Call
 
 log = logging.getLogger(__name__)
 
@@ -38,57 +43,11 @@ SILENT_S_UNKNOWN = 5.0  # before any step was measured
 STUCK_S_MIN, STUCK_TIMES = 60.0, 5.0  # the longer of these seconds, and so many limits as above
 PING_S = 0.7  # for a stage to say that it is there
 AVOID_S = 10.0  # a node that failed is left out so long, if there are others
+HOME_S = 5.0  # for the stages to connect to each other, and the last one to the head
 LOOK_S = 0.1  # how often the oldest step is looked at
 BETTER_LOOK_S = 2.0  # how often a better plan is looked for
 GATHER_S = 3.0  # for the other nodes to join, before the first opening
 RETRY_S = 0.5  # between openings that fail
-
-
-class Stream(Protocol):
-    """A call with pieces; `net.stream.Stream` is one."""
-
-    async def __anext__(self) -> Piece | Answer:
-        """Return the next piece, or the answer."""
-
-    async def send(self, piece: Piece) -> None:
-        """Send a piece."""
-
-    async def aclose(self) -> None:
-        """Cancel it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A live node that may take a part; the head is the first."""
-
-    name: str
-    address: str
-    memory_bytes: int = 0
-
-
-class Links(Protocol):
-    """What a chain needs of its node; `flow.stages` has it."""
-
-    role: str
-    loop: asyncio.AbstractEventLoop
-
-    def candidates(self) -> Sequence[Candidate]:
-        """Return the live nodes that may take part, this one first."""
-
-    def expected(self) -> int:
-        """Return how many nodes the topology names."""
-
-    def stream(self, address: str, call: Call) -> Stream:
-        """Open a call with pieces to another node's stages."""
-
-    async def ping(self, address: str, instance: str, within_s: float) -> bool:
-        """Return whether the stage is there and answers."""
-
-    def listen(self, instance: str, take: Callable[[object, Any], None]) -> None:
-        """Let `take` have what the last stage brings back."""
-
-    def forget(self, instance: str) -> None:
-        """Listen no more."""
 
 
 @dataclass(slots=True)
@@ -99,16 +58,7 @@ class State:
     parts: tuple[Part, ...] = ()
     told: dict[str, dict[str, Any]] = field(default_factory=dict)  # by node, when it was ready
     recoveries: int = 0
-    pause_s: float = 0.0  # the last one
     why: str = ""
-
-
-class Broken(Exception):
-    """The way round is lost; `nodes` are to blame, if it is known."""
-
-    def __init__(self, why: str, *nodes: str) -> None:
-        super().__init__(why)
-        self.nodes = nodes
 
 
 class Chain:
@@ -142,9 +92,10 @@ class Chain:
         self._costs, self._read, self.instance = costs, read, instance
         self._own: Stage | None = None
         self._avoid: dict[str, float] = {}
+        self._speeds = Speeds()
+        self._paces = Paces((), {})
         self._epochs = itertools.count(1)
         self._failed: asyncio.Event = asyncio.Event()
-        self._lost_s: float | None = None  # since when steps do not come back
         self.opened = asyncio.Event()
         self.state = State()
 
@@ -155,19 +106,13 @@ class Chain:
             try:
                 async with AsyncExitStack() as stack:
                     watched = await self._open(stack)
-                    if self._lost_s is not None:
-                        self.state.pause_s = time.monotonic() - self._lost_s
-                        self._lost_s = None
                     self.opened.set()
                     log.info("chain.opened", extra={"role": self._links.role, **self._brief()})
                     await self._watch(watched)
             except (Broken, MeshError) as error:
-                if self._lost_s is None:
-                    self._lost_s = time.monotonic() - self._relay.waits_s()
                 await self._note(error)
             finally:
                 self._relay.suspend()
-                self._links.forget(self.instance)
 
     # --- opening -----------------------------------------------------------------------
 
@@ -187,24 +132,65 @@ class Chain:
         state.parts = self._plan(list(candidates.values()))
         behind = [candidates[part.node] for part in state.parts[1:]]
         head = next(iter(candidates.values()))
-        tasks = stack.enter_context(_Tasks())
-        self._links.listen(self.instance, self._relay.returned)
+        tasks = stack.enter_context(Tasks())
+        tokens = [os.urandom(TOKEN_BYTES) for _ in state.parts]  # the last one opens the way home
+        home = self._expect(stack, tokens[-1]) if behind else None
         holds = []
         nexts = [*behind[1:], head]
-        for part, node, after in zip(state.parts[1:], behind, nexts, strict=False):
-            fields = self._fields(part, after, is_last=after is head)
+        for at, (part, node, after) in enumerate(zip(state.parts[1:], behind, nexts, strict=True)):
+            fields = self._fields(part, after, tokens[at : at + 2], is_last=after is head)
             holds.append((node.name, await self._enter(stack, node, "hold", fields)))
         own = asyncio.create_task(asyncio.to_thread(self._read_own, state.parts[0]))
         await self._wait_ready(holds, own)
-        outlet = Outlet()
-        if behind:
-            ring = await self._enter(stack, behind[0], "run", {})
-            tasks.start(_until_over(ring), "")
-            tasks.start(outlet.run(ring), "")
+        send = _nowhere
+        if home is not None:
+            ring = await self._close_ring(stack, tasks, behind[0], tokens[0], home)
+            send = ring.put
         for name, hold in holds:
-            tasks.start(_until_over(hold), name)
-        self._relay.resume(Way(state.epoch, self._own, len(behind), outlet.put))
+            tasks.start(until_over(hold), name)
+        self._paces = Paces(state.parts, self._speeds.known(time.monotonic()))
+        self._relay.resume(Way(state.epoch, self._own, len(behind), send, self._paces))
         return tasks.names
+
+    def _expect(self, stack: AsyncExitStack, token: bytes) -> asyncio.Future[Any]:
+        stack.callback(self._links.forget, token)
+        home = self._links.expect(token)
+        stack.callback(home.cancel)
+        return home
+
+    async def _close_ring(
+        self,
+        stack: AsyncExitStack,
+        tasks: Tasks,
+        first: Candidate,
+        token: bytes,
+        home: asyncio.Future[Any],
+    ) -> Ring:
+        """Connect to the first stage, which lets all others connect, the last one to here."""
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[str] = loop.create_future()
+
+        def ended(why: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody asks
+                loop.call_soon_threadsafe(settle, over, why)
+
+        try:
+            out = await self._links.dial(first.address, token)
+        except MeshError as error:
+            raise Broken(f"stage on {first.name!r}: {error}", first.name) from error
+        try:
+            async with asyncio.timeout(HOME_S):
+                back = await home
+        except TimeoutError as error:
+            out.close()
+            raise Broken(f"the way did not come round within {HOME_S:.0f} s") from error
+        except BaseException:
+            out.close()
+            raise
+        ring = Ring(out, back, self._order.limits, self._relay.returned, ended)
+        stack.callback(ring.close)
+        tasks.start(until_ended(over), "")
+        return ring
 
     async def _enter(
         self, stack: AsyncExitStack, node: Candidate, op: str, fields: dict[str, Any]
@@ -215,9 +201,17 @@ class Chain:
         )
         return await stack.enter_async_context(aclosing(self._links.stream(node.address, call)))
 
-    def _fields(self, part: Part, after: Candidate, *, is_last: bool) -> dict[str, Any]:
+    def _fields(
+        self, part: Part, after: Candidate, tokens: Sequence[bytes], *, is_last: bool
+    ) -> dict[str, Any]:
         order = replace(
-            self._order, first=part.first, last=part.last, next=after.address, is_last=is_last
+            self._order,
+            first=part.first,
+            last=part.last,
+            next=after.address,
+            is_last=is_last,
+            token=tokens[0],
+            next_token=tokens[1],
         )
         return write_order(order)
 
@@ -262,8 +256,21 @@ class Chain:
         ]
 
     def _plan(self, candidates: Sequence[Candidate]) -> tuple[Part, ...]:
-        places = [Place(each.name, memory_bytes=each.memory_bytes) for each in candidates]
+        """Return the cut; slow nodes get less, or nothing where others are enough."""
+        places = self._places(candidates)
+        slow = self._speeds.known(time.monotonic())
+        if self._counts and slow:
+            fast = [each for at, each in enumerate(places) if at == 0 or each.name not in slow]
+            if len(fast) >= len(self._counts) and places[0].name not in slow:
+                return plan(self._layers, self._costs, fast, self._counts)
+            return plan(self._layers, self._costs, places)
         return plan(self._layers, self._costs, places, self._counts)
+
+    def _places(self, candidates: Sequence[Candidate]) -> list[Place]:
+        speeds = self._speeds.known(time.monotonic())
+        return [
+            Place(each.name, speeds.get(each.name, 1.0), each.memory_bytes) for each in candidates
+        ]
 
     # --- watching ----------------------------------------------------------------------
 
@@ -283,8 +290,9 @@ class Chain:
                 )
             if done:
                 blamed = [watched[task] for task in done if watched[task]]
-                raise Broken("; ".join(_why(task) for task in done), *blamed)
+                raise Broken("; ".join(why_of(task) for task in done), *blamed)
             await self._look_for_silence()
+            self._look_for_slow()
             if time.monotonic() >= better_s:
                 better_s = time.monotonic() + BETTER_LOOK_S
                 if self._relay.is_idle() and self._is_better():
@@ -301,6 +309,12 @@ class Chain:
         if self._relay.waits_s() > max(STUCK_S_MIN, STUCK_TIMES * limit_s):
             raise Broken("every stage answers, and a step does not come back")
 
+    def _look_for_slow(self) -> None:
+        slow, now_s = self._paces.slow, time.monotonic()
+        if slow is not None and self._speeds.may_cut(now_s):
+            self._speeds.remember(slow, now_s)
+            raise Slowed(f"{slow.node!r} takes {slow.times:.1f} times as long as planned")
+
     async def _silent(self) -> list[str]:
         """Return the stages that do not answer a ping."""
         addresses = {each.name: each.address for each in self._links.candidates()}
@@ -310,6 +324,7 @@ class Chain:
         return [name for name, is_there in zip(names, answers, strict=True) if not is_there]
 
     def _is_better(self) -> bool:
+        """Return whether a new cut has other nodes, or by measured speeds is much faster."""
         try:
             parts = self._plan(self._usable())
         except SetupError:
@@ -333,7 +348,7 @@ class Chain:
                 "nodes": sorted({*blamed, *silent}),
             },
         )
-        if not blamed and not silent:
+        if not blamed and not silent and not isinstance(error, Slowed):
             await asyncio.sleep(RETRY_S)
 
     def broken(self, epoch: int, error: BaseException) -> None:
@@ -347,50 +362,24 @@ class Chain:
 
     def statistics(self) -> dict[str, Any]:
         """Return who holds what, and how often the way was lost."""
-        state = self.state
+        state, paces = self.state, self._paces.shown()
         nodes = []
         for at, part in enumerate(state.parts):
             own = self._own.size_bytes() if self._own and not at else 0
             told = state.told.get(part.node, {}) if at else {"bytes": own}
-            nodes.append({"node": part.node, "layers": [part.first, part.last], **told})
+            shown = {"node": part.node, "layers": [part.first, part.last], **told}
+            nodes.append({**shown, "pace": paces.get(part.node, 0.0)})
         return {
             "epoch": state.epoch,
             "nodes": nodes,
             "recoveries": state.recoveries,
-            "last_pause_s": round(state.pause_s, 3),
+            "slow": self._speeds.known(time.monotonic()),
             "why": state.why,
         }
 
 
-class _Tasks:
-    """Tasks that are cancelled together; `names` says whom each one watches."""
-
-    def __init__(self) -> None:
-        self.names: dict[asyncio.Task[None], str] = {}
-
-    def start(self, work: Any, name: str) -> None:
-        self.names[asyncio.create_task(work)] = name
-
-    def __enter__(self) -> _Tasks:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for task in self.names:
-            task.cancel()
-            task.add_done_callback(_why)  # looked at: nothing is left to report
-
-
-async def _until_over(stream: Stream) -> None:
-    """Read a stream that says nothing until it ends; raise why."""
-    while True:
-        part = await anext(stream, None)  # type: ignore[call-overload]
-        if part is None or isinstance(part, Answer):
-            raise ConnectionLost("the stage has ended")
-
-
-def _why(task: asyncio.Task[Any]) -> str:
-    error = None if task.cancelled() else task.exception()
-    return str(error or "ended")
+def _nowhere(header: bytes, hidden: Any) -> None:
+    raise AssertionError("there are no stages behind this head")
 
 
 def _shown(part: Part) -> str:

@@ -4,7 +4,8 @@ Pure. A frame is a head, a table with one entry per sequence, and, beside it, th
 states: `[tokens, C]` float32, or bf16 as 16-bit numbers. Nothing of a frame is trusted
 before `read` has compared it with the limits of the instance.
 
-    version u8 | kind u8 | lane u8 | 0 | epoch u32 | step u64 | compute µs u32 | wait µs u32
+    version u8 | kind u8 | lane u8 | waited u8 | epoch u32 | step u64 | stages u8
+    then per stage that it has passed: computing µs u32
     then per entry: slot u16 | count u16 | start u32 | wanted u8
 """
 
@@ -19,8 +20,10 @@ from typing import Any
 
 from mesh.errors import RemoteProtocolError
 
-VERSION = 1
-_HEAD = Struct("<BBBxIQII")
+VERSION = 2
+STAGES_MAX = 64  # behind the head; a step that has passed more goes in circles
+_HEAD = Struct("<BBBBIQB")
+_SPENT = Struct("<I")
 _ENTRY = Struct("<HHIB")
 _U32 = 0xFFFF_FFFF
 HEADER, HIDDEN = "step", "hidden"  # the fields of a piece
@@ -53,8 +56,8 @@ class Frame:
         epoch: of the chain; frames of another one are dropped.
         step: grows by one with each frame of an epoch.
         lane: which of the steps under way it is, for people.
-        compute_us: spent computing so far.
-        wait_us: spent waiting at stages so far.
+        spent_us: what each stage so far has computed.
+        has_waited: it came to a stage that was at work.
     """
 
     epoch: int
@@ -62,8 +65,8 @@ class Frame:
     kind: Kind
     entries: tuple[Entry, ...]
     lane: int = 0
-    compute_us: int = 0
-    wait_us: int = 0
+    spent_us: tuple[int, ...] = ()
+    has_waited: bool = False
 
     def tokens(self) -> int:
         """Return how many rows of hidden states go with it."""
@@ -110,20 +113,26 @@ class Limits:
         return found
 
 
+def header_bytes_max(limits: Limits) -> int:
+    """Return how long `write` can be: with one entry per row, or per slot that goes back."""
+    entries = max(limits.tokens_max, limits.slots)
+    return _HEAD.size + _SPENT.size * STAGES_MAX + _ENTRY.size * entries
+
+
 def write(frame: Frame) -> bytes:
     """Return the frame without its hidden states."""
     head = _HEAD.pack(
         VERSION,
         frame.kind,
         frame.lane,
+        frame.has_waited,
         frame.epoch,
         frame.step,
-        min(frame.compute_us, _U32),
-        min(frame.wait_us, _U32),
+        len(frame.spent_us),
     )
-    return head + b"".join(
-        _ENTRY.pack(e.slot, e.count, e.start, e.is_wanted) for e in frame.entries
-    )
+    spent = b"".join(_SPENT.pack(min(each, _U32)) for each in frame.spent_us)
+    entries = (_ENTRY.pack(e.slot, e.count, e.start, e.is_wanted) for e in frame.entries)
+    return head + spent + b"".join(entries)
 
 
 def read(data: object, hidden: Any, limits: Limits, *, is_back: bool = False) -> Frame:
@@ -155,18 +164,21 @@ def read(data: object, hidden: Any, limits: Limits, *, is_back: bool = False) ->
 def _parse(data: object) -> Frame:
     if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) < _HEAD.size:
         raise RemoteProtocolError(f"a step: expected at least {_HEAD.size} bytes")
-    version, kind, lane, epoch, step, compute_us, wait_us = _HEAD.unpack_from(data)
+    version, kind, lane, has_waited, epoch, step, stages = _HEAD.unpack_from(data)
     if version != VERSION:
         raise RemoteProtocolError(f"a step: expected version {VERSION}, found {version}")
-    if kind > Kind.BACK:
-        raise RemoteProtocolError(f"a step: no kind {kind}")
-    if (len(data) - _HEAD.size) % _ENTRY.size:
+    if kind > Kind.BACK or stages > STAGES_MAX:
+        raise RemoteProtocolError(f"a step: no kind {kind}, or {stages} stages")
+    start = _HEAD.size + _SPENT.size * stages
+    if len(data) < start or (len(data) - start) % _ENTRY.size:
         raise RemoteProtocolError(f"a step: {len(data)} bytes end within an entry")
+    raw = bytes(data)
+    spent_us = tuple(us for (us,) in _SPENT.iter_unpack(raw[_HEAD.size : start]))
     entries = tuple(
         Entry(slot, start, count, bool(wanted))
-        for slot, count, start, wanted in _ENTRY.iter_unpack(bytes(data)[_HEAD.size :])
+        for slot, count, start, wanted in _ENTRY.iter_unpack(raw[start:])
     )
-    return Frame(epoch, step, Kind(kind), entries, lane, compute_us, wait_us)
+    return Frame(epoch, step, Kind(kind), entries, lane, spent_us, bool(has_waited))
 
 
 def _check_entries(frame: Frame, limits: Limits) -> None:

@@ -15,11 +15,15 @@ from mesh.llm.frames import Limits
 
 FORMS = ("auto", "int4", "int8", "bfloat16", "float32")
 LAYERS_MAX = 4096
+TOKEN_BYTES = 16  # as `net.handover` has them
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Layers `[first, last)`, the limits of their frames, and where results go."""
+    """Layers `[first, last)`, the limits of their frames, and where results go.
+
+    `token` opens the track from the stage before, `next_token` the one to the stage after.
+    """
 
     first: int
     last: int
@@ -28,6 +32,8 @@ class Order:
     has_wide: bool
     next: str
     is_last: bool
+    token: bytes = b""
+    next_token: bytes = b""
 
 
 def write_order(order: Order) -> dict[str, Any]:
@@ -45,6 +51,8 @@ def write_order(order: Order) -> dict[str, Any]:
         "has_wide": order.has_wide,
         "next": order.next,
         "is_last": order.is_last,
+        "token": order.token,
+        "next_token": order.next_token,
     }
 
 
@@ -64,6 +72,8 @@ def read_order(fields: Mapping[str, Any]) -> Order:
         has_wide=bool(fields.get("has_wide")),
         next=fields.get("next"),  # type: ignore[arg-type]
         is_last=bool(fields.get("is_last")),
+        token=fields.get("token"),  # type: ignore[arg-type]
+        next_token=fields.get("next_token"),  # type: ignore[arg-type]
     )
     problems = [*limits.problems(), *_problems(order)]
     if problems:
@@ -80,4 +90,7 @@ def _problems(order: Order) -> list[str]:
         found.append(f"form: expected one of {', '.join(FORMS)}, found {order.form!r}")
     if not isinstance(order.next, str) or not order.next:
         found.append(f"next: expected an address, found {order.next!r}")
+    tokens = (order.token, order.next_token)
+    if not all(isinstance(token, bytes) and len(token) == TOKEN_BYTES for token in tokens):
+        found.append(f"tokens: expected {TOKEN_BYTES} bytes each")
     return found

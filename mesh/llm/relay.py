@@ -21,7 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -32,14 +32,14 @@ from mesh.errors import MeshError
 from mesh.llm import frames, stage
 from mesh.llm.engine import Engine
 from mesh.llm.frames import Entry, Frame, Kind
+from mesh.llm.lanes import Lanes
+from mesh.llm.paces import Paces
 from mesh.llm.runner import Wish, pick
 from mesh.llm.scheduler import Scheduler, Step
+from mesh.llm.trips import Pauses, Trip
 from mesh.models.decoder import Stage
 from mesh.models.ends import Ends
 from mesh.models.sampling import Choice
-
-LANE_ROWS = 4  # narrow products of four rows cost about what one does: fewer make no sense
-SMOOTH = 0.05  # weight of the newest step in mean times: about the last twenty
 
 Send = Callable[[bytes, Any], None]
 
@@ -53,12 +53,14 @@ class Way:
         own: the head's layers; None if it has none.
         stages: how many nodes there are behind the head.
         send: takes header and hidden states to the first of them; called in the thread.
+        paces: is told how long each part took.
     """
 
     epoch: int
     own: Stage | None
     stages: int
     send: Send
+    paces: Paces = field(default_factory=lambda: Paces((), {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +71,6 @@ class _Flight:
     kind: Kind
     sent_s: float
     own_us: int
-
-
-@dataclass(slots=True)
-class Trip:
-    """Mean times of a step's way round, ms, and their number."""
-
-    trips: int = 0
-    round_ms: float = 0.0
-    compute_ms: float = 0.0
-    wait_ms: float = 0.0
-    hop_ms: float = 0.0
-
-    def note(self, round_ms: float, compute_ms: float, wait_ms: float, hops: int) -> None:
-        """Add a step that came back."""
-        self.trips += 1
-        share = max(SMOOTH, 1 / self.trips)
-        hop_ms = max(0.0, round_ms - compute_ms - wait_ms) / hops
-        self.round_ms += share * (round_ms - self.round_ms)
-        self.compute_ms += share * (compute_ms - self.compute_ms)
-        self.wait_ms += share * (wait_ms - self.wait_ms)
-        self.hop_ms += share * (hop_ms - self.hop_ms)
 
 
 class Relay(Engine):
@@ -123,6 +104,8 @@ class Relay(Engine):
         self._number = 0
         self._last_s = 0.0
         self._rows_trip, self._chunk_trip = Trip(), Trip()
+        self._lanes = Lanes(1)
+        self.pauses = Pauses()
         self._recoveries = -1  # the first opening is none
         super().__init__(self, scheduler, decode, prepare=prepare, report=report)
 
@@ -138,7 +121,8 @@ class Relay(Engine):
 
     def returned(self, header: object, hidden: Any) -> None:
         """Take what came back from the last stage."""
-        self.post(lambda: self._arrive(header, hidden))
+        arrived_s = time.monotonic()
+        self.post(lambda: self._arrive(header, hidden, arrived_s))
 
     def waits_s(self) -> float:
         """Return how long the oldest step has been under way, 0 if there is none."""
@@ -160,13 +144,12 @@ class Relay(Engine):
             **super().statistics(),
             "epoch": way.epoch if way else None,
             "recoveries": max(0, self._recoveries),
-            "lanes": self._lanes() if way else 0,
+            "lanes": self._lanes.count(self._scheduler.speakers()) if way else 0,
+            "lanes_chosen": self._lanes.usual(),
             "under_way": len(self._flights),
-            "round_ms": round(trip.round_ms, 3),
-            "compute_ms": round(trip.compute_ms, 3),
-            "wait_ms": round(trip.wait_ms, 3),
-            "hop_ms": round(trip.hop_ms, 3),
+            **trip.statistics(),
             "chunk_round_ms": round(self._chunk_trip.round_ms, 3),
+            **self.pauses.statistics(),
         }
 
     # --- in the thread: the way --------------------------------------------------------
@@ -174,9 +157,12 @@ class Relay(Engine):
     def _resume(self, way: Way) -> None:
         self._suspend()
         self._way, self._number = way, 0
+        self._lanes = Lanes(way.stages + 1)
         self._recoveries += 1
 
     def _suspend(self) -> None:
+        if self._way is not None and self._flights:
+            self.pauses.begin(time.monotonic() - self.waits_s())
         self._way = None  # first: what is given back below is not to be sent
         self._flights.clear()
         self._perform(self._scheduler.reset())
@@ -199,12 +185,15 @@ class Relay(Engine):
 
     def _turn(self) -> bool:
         """Send what may be under way besides what is."""
+        if not self._voices:
+            self.pauses.forget()
         if self._way is None:
             return False
         rows, chunk = None, None
-        lanes = self._lanes()
+        speakers = self._scheduler.speakers()
+        lanes = self._lanes.count(speakers)
         if self._under_way(Kind.ROWS) < lanes:
-            share = ceil(self._scheduler.speakers() / lanes)
+            share = ceil(speakers / lanes)
             rows = self._scheduler.next_step(speakers_max=share, has_chunk=False)
             if rows is not None:
                 self._make(rows)
@@ -213,11 +202,6 @@ class Relay(Engine):
             if chunk is not None:
                 self._make(chunk)
         return rows is not None or chunk is not None
-
-    def _lanes(self) -> int:
-        """Return how many steps of rows may be under way at once."""
-        stages = self._way.stages + 1 if self._way else 1
-        return max(1, min(ceil(self._scheduler.speakers() / LANE_ROWS), stages))
 
     def _under_way(self, kind: Kind) -> int:
         return sum(flight.kind is kind for flight in self._flights.values())
@@ -270,7 +254,7 @@ class Relay(Engine):
         self._flights[frame.step] = _Flight(step, frame.kind, time.monotonic(), own_us)
         way.send(frames.write(frame), hidden)
 
-    def _arrive(self, header: object, hidden: Any) -> None:
+    def _arrive(self, header: object, hidden: Any, arrived_s: float) -> None:
         way = self._way
         if way is None:
             return  # from before: whoever was in it has begun again
@@ -284,7 +268,7 @@ class Relay(Engine):
         flight = self._flights.pop(frame.step, None)
         if flight is None or flight.step is None:
             return  # a second time, or one that brings nothing
-        self._note(frame, flight, way)
+        self._note(frame, flight, way, arrived_s)
         asking = flight.step.asking()
         if asking:
             self._choose(flight.step, stage.unpack(hidden), asking)
@@ -298,14 +282,23 @@ class Relay(Engine):
         except Exception as error:  # noqa: BLE001 - a step's root: whoever took part is told
             self._fail(step, error)
         self._settle(step, choices, ids)
+        if choices:
+            self.pauses.end(time.monotonic())
 
-    def _note(self, frame: Frame, flight: _Flight, way: Way) -> None:
-        now_s = time.monotonic()
-        round_ms = (now_s - flight.sent_s) * 1e3
-        trip = self._chunk_trip if frame.kind is Kind.CHUNK else self._rows_trip
-        trip.note(round_ms, frame.compute_us / 1e3, frame.wait_us / 1e3, way.stages + 1)
-        assert flight.step is not None
+    def _note(self, frame: Frame, flight: _Flight, way: Way, arrived_s: float) -> None:
+        step, now_s = flight.step, time.monotonic()
+        assert step is not None
+        is_rows = frame.kind is Kind.ROWS
+        trip = self._rows_trip if is_rows else self._chunk_trip
+        spent_s = (flight.own_us / 1e6, *(us / 1e6 for us in frame.spent_us))
+        waited_s = now_s - arrived_s  # for the head, which was at another step
+        trip.note(spent_s, arrived_s - flight.sent_s, waited_s, has_waited=frame.has_waited)
+        way.paces.note(spent_s, now_s)
+        if is_rows:
+            is_calm = not self._under_way(Kind.CHUNK)
+            speakers = self._scheduler.speakers()
+            self._lanes.note(speakers, len(step.asking()), now_s, is_calm=is_calm)
         # Steps overlap: each counts from when the one before it was back.
         took_s = now_s - max(flight.sent_s - flight.own_us / 1e6, self._last_s)
         self._last_s = now_s
-        self._count(flight.step, took_s, len(flight.step.asking()))
+        self._count(step, took_s, len(step.asking()))

@@ -17,8 +17,9 @@ import torch
 
 from mesh.errors import SetupError
 from mesh.llm.blocks import BLOCK, Ledger, blocks
-from mesh.llm.chain import Chain, Links
+from mesh.llm.chain import Chain
 from mesh.llm.frames import DTYPES, Limits
+from mesh.llm.links import Links
 from mesh.llm.loading import EngineSettings, Opened, read_stage
 from mesh.llm.order import FORMS, Order
 from mesh.llm.relay import Relay

@@ -1,24 +1,24 @@
 """Computes one part of a split model in a thread of its own, frame after frame.
 
-Shell: frames come from the event loop, which has checked them (`llm.frames`), and results
-go back to it, one wake-up each. A stage decides nothing: which sequences, where, and when
-memory is given back is written in the frames.
+Shell: the thread waits for a frame, checks it (`llm.frames`), computes, sends, and waits for
+the next; no event loop is on the way (`llm.passage`). A stage decides nothing: which
+sequences, where, and when memory is given back is written in the frames.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mesh.errors import ConnectionLost
 from mesh.llm import frames
 from mesh.llm.frames import Frame, Kind
 from mesh.models.decoder import Stage
@@ -27,6 +27,7 @@ from mesh.models.threads import use_threads
 log = logging.getLogger(__name__)
 
 SMOOTH = 0.05  # weight of the newest frame in mean times
+AT_ONCE_S = 5e-5  # a read that finds something takes less, one that waits mostly more
 
 Array = np.ndarray[Any, Any]
 
@@ -59,15 +60,25 @@ class Pace:
     received: int = 0  # the newest step that arrived
     done: int = 0  # the newest step that was computed
     compute_ms: float = 0.0
-    wait_ms: float = 0.0
+    idle_ms: float = 0.0  # waited for a frame
     busy_s: float = 0.0
+    dropped: int = 0  # frames of another epoch, or that came twice
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    frame: Frame
-    hidden: Any
-    arrived_s: float
+class Passage(Protocol):
+    """Where frames come from and go to; `llm.passage.Passage` is one."""
+
+    def receive(self) -> tuple[object, Any] | None:
+        """Wait for header and hidden states of the next frame; None: there are no more."""
+
+    def deliver(self, header: bytes, hidden: Any) -> None:
+        """Send a frame on; does not wait."""
+
+    def close(self) -> None:
+        """Let `receive` return None; called in any thread."""
+
+    def release(self) -> None:
+        """Give back what it holds; the thread's last word."""
 
 
 class StageThread:
@@ -78,38 +89,36 @@ class StageThread:
         stage: Stage,
         limits: frames.Limits,
         *,
+        epoch: int,
         threads: int,
         is_last: bool,
-        deliver: Callable[[bytes, Any], None],
+        passage: Passage,
         failed: Callable[[BaseException], None],
+        delay_s: float = 0.0,
     ) -> None:
         """Start the thread.
 
         Args:
             stage: the layers, with their keys and values.
             limits: of the instance.
+            epoch: of the chain; frames of another one are dropped.
             threads: torch computes with.
             is_last: only rows that were wanted go on from here.
-            deliver: takes header and hidden states of each frame; called in the thread.
-            failed: told what a frame raised; called in the thread, nothing follows.
+            passage: brings frames and takes them on; used by the thread alone.
+            failed: told why the thread has ended, unless it was closed; called in the thread.
+            delay_s: added to each step, by tests of nodes that are slow.
         """
         self.stage, self.limits, self.pace = stage, limits, Pace()
-        self._threads, self._is_last = threads, is_last
+        self._epoch, self._threads, self._is_last = epoch, threads, is_last
         self._is_closed = False
-        self._deliver, self._failed = deliver, failed
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._passage, self._failed, self.delay_s = passage, failed, delay_s
         self._thread = threading.Thread(target=self._work, name="mesh-stage", daemon=True)
         self._thread.start()
-
-    def submit(self, frame: Frame, hidden: Any) -> None:
-        """Queue a frame that was read within the limits."""
-        self.pace.received = frame.step
-        self._jobs.put(_Job(frame, hidden, time.monotonic()))
 
     def close(self) -> None:
         """End the thread after the frame at hand; does not wait."""
         self._is_closed = True
-        self._jobs.put(None)
+        self._passage.close()
 
     def join(self) -> None:
         """Wait until the thread has ended."""
@@ -117,30 +126,50 @@ class StageThread:
 
     def _work(self) -> None:
         use_threads(self._threads)
-        while (job := self._jobs.get()) is not None and not self._is_closed:
-            try:
-                self._compute(job)
-            except Exception as error:  # noqa: BLE001 - the thread's root: the chain is told
-                self._failed(error)
-                return
+        try:
+            self._compute_all()
+        except Exception as error:  # noqa: BLE001 - the thread's root: the chain is told
+            self._tell(error)
+        finally:
+            self._passage.release()
+
+    def _compute_all(self) -> None:
+        ready_s = time.monotonic()
+        while (found := self._passage.receive()) is not None and not self._is_closed:
+            began_s = time.monotonic()
+            frame = frames.read(*found, self.limits)
+            if frame.epoch != self._epoch or frame.step <= self.pace.received:
+                self.pace.dropped += 1
+                continue
+            self.pace.received = frame.step
+            # What was here at once has come while the frame before was computed.
+            has_waited = began_s - ready_s < AT_ONCE_S and self.pace.done > 0
+            self._compute(frame, found[1], began_s, has_waited=has_waited)
+            self._note(frame.step, began_s, began_s - ready_s)
+            ready_s = time.monotonic()
+        self._tell(ConnectionLost("the stage before has ended"))
+
+    def _tell(self, error: BaseException) -> None:
+        if not self._is_closed:
+            self._failed(error)
 
     @torch.inference_mode()
-    def _compute(self, job: _Job) -> None:
-        began_s, frame = time.monotonic(), job.frame
-        hidden = None
+    def _compute(self, frame: Frame, hidden: Any, began_s: float, *, has_waited: bool) -> None:
         if frame.kind is Kind.BACK:
+            hidden = None
             for entry in frame.entries:
                 self.stage.cache.give_back(entry.slot)
         else:
-            hidden = self._pass(frame, job.hidden)
-        took_s, waited_s = time.monotonic() - began_s, began_s - job.arrived_s
+            hidden = self._pass(frame, hidden)
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        spent_us = int((time.monotonic() - began_s) * 1e6)
         passed = replace(
             frame,
-            compute_us=frame.compute_us + int(took_s * 1e6),
-            wait_us=frame.wait_us + int(waited_s * 1e6),
+            spent_us=(*frame.spent_us, spent_us),
+            has_waited=frame.has_waited or has_waited,
         )
-        self._note(frame.step, took_s, waited_s)
-        self._deliver(frames.write(passed), hidden)
+        self._passage.deliver(frames.write(passed), hidden)
 
     def _pass(self, frame: Frame, hidden: Array) -> Array | None:
         x = advance(self.stage, frame, unpack(hidden))
@@ -151,10 +180,10 @@ class StageThread:
             x = x if len(wanted) == x.shape[0] else x[wanted]
         return pack(x, self.limits.hidden)
 
-    def _note(self, step: int, took_s: float, waited_s: float) -> None:
-        pace = self.pace
+    def _note(self, step: int, began_s: float, idle_s: float) -> None:
+        pace, took_s = self.pace, time.monotonic() - began_s
         share = SMOOTH if pace.done else 1.0
         pace.done = step
         pace.compute_ms += share * (took_s * 1e3 - pace.compute_ms)
-        pace.wait_ms += share * (waited_s * 1e3 - pace.wait_ms)
+        pace.idle_ms += share * (idle_s * 1e3 - pace.idle_ms)
         pace.busy_s += took_s

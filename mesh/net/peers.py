@@ -13,15 +13,16 @@ import os
 import socket
 import time
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 from msgspec import structs
 
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, SetupError, Unreachable
 from mesh.net import handover
 from mesh.net.calls import Answered
+from mesh.net.door import Door
 from mesh.net.lines import LinesPeer
-from mesh.net.peer import HANDSHAKE_S, Peer
+from mesh.net.peer import Peer
 from mesh.net.serving import Handler
 from mesh.net.stream import Inbox, Reply, Stream, Way
 from mesh.settings.schema import Limits
@@ -72,7 +73,7 @@ class Peers:
         self._handlers: dict[str, Handler] = {}
         self._prefixes: dict[str, Handler] = {}
         self._peers: dict[str, Peer] = {}  # that we connected to, by address
-        self._others: set[Peer | LinesPeer | _Door] = set()  # accepted, or about to end
+        self._others: set[Peer | LinesPeer | Door] = set()  # accepted, or about to end
         self._connecting: dict[str, asyncio.Task[Peer]] = {}
         self._failures: dict[str, _Failure] = {}
         self._server: asyncio.Server | None = None
@@ -99,7 +100,7 @@ class Peers:
         host, port = split(address)
         sock = _bind(host, port)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Door(self), sock=sock, backlog=BACKLOG)
+        self._server = await loop.create_server(lambda: Door(self), sock=sock, backlog=BACKLOG)
         self._start_ticking()
         bound = sock.getsockname()
         return join(host, bound[1])
@@ -180,7 +181,7 @@ class Peers:
                 each.leave()
         await asyncio.gather(*self._connecting.values(), return_exceptions=True)
         for each in everyone:
-            if not isinstance(each, _Door):
+            if not isinstance(each, Door):
                 await each.wait_handlers()
 
     def _find(self, service: str) -> Handler:
@@ -282,7 +283,7 @@ class Peers:
         if isinstance(peer, Peer) and (peer.remote is not None or is_accepted):
             self.endings[peer.ending if peer.remote is not None else "refused"] += 1
 
-    def accept(self, door: _Door, transport: asyncio.Transport, data: bytes) -> None:
+    def accept(self, door: Door, transport: asyncio.Transport, data: bytes) -> None:
         """Give an accepted connection to whoever speaks its protocol."""
         self._others.discard(door)
         if data.startswith(handover.MARK):
@@ -299,11 +300,11 @@ class Peers:
         protocol.connection_made(transport)
         protocol.data_received(data)
 
-    def admit(self, door: _Door) -> None:
+    def admit(self, door: Door) -> None:
         """Remember a connection that has said nothing yet."""
         self._others.add(door)
 
-    def forget(self, door: _Door, *, is_silent: bool = False) -> None:
+    def forget(self, door: Door, *, is_silent: bool = False) -> None:
         """Forget one that is gone."""
         self._others.discard(door)
         self.endings["silent"] += is_silent
@@ -318,39 +319,6 @@ class Peers:
             if not isinstance(each, LinesPeer):
                 each.tick()
         self._start_ticking()
-
-
-class _Door(asyncio.Protocol):
-    """An accepted connection whose first bytes have not arrived."""
-
-    def __init__(self, peers: Peers) -> None:
-        self._peers = peers
-        self._transport: asyncio.Transport | None = None
-        self._begun = b""
-        self._ticks_left = int(HANDSHAKE_S / TICK_S)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop has its own class
-        self._peers.admit(self)
-
-    def data_received(self, data: bytes) -> None:
-        assert self._transport is not None
-        self._begun += data
-        if not handover.is_partial(self._begun):
-            self._peers.accept(self, self._transport, self._begun)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._peers.forget(self)
-
-    def tick(self) -> None:
-        self._ticks_left -= 1
-        if self._ticks_left <= 0:
-            self._peers.forget(self, is_silent=True)
-            self.leave()
-
-    def leave(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
 
 
 def split(address: str) -> tuple[str, int]:

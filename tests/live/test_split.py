@@ -83,7 +83,7 @@ def test_gpt2_over_three_nodes_by_hand(tmp_path):
         ({"instance": "x", "op": "dance"}, "bad_request"),
         ({"instance": "x", "op": "ping", "epoch": -1}, "bad_request"),
         ({"instance": "x", "op": "ping"}, "not_found"),
-        ({"instance": "x", "op": "run", "epoch": 1}, "not_found"),
+        ({"instance": "x", "op": "run", "epoch": 1}, "bad_request"),
         ({"instance": "x", "op": "hold", "first": 0, "last": 99}, "bad_request"),
     ],
 )

@@ -23,7 +23,8 @@ def valid(draw):
         "epoch": draw(st.integers(0, 2**32 - 1)),
         "step": draw(st.integers(0, 2**64 - 1)),
         "lane": draw(st.integers(0, 255)),
-        "compute_us": draw(st.integers(0, 2**32 - 1)),
+        "spent_us": tuple(draw(st.lists(st.integers(0, 2**32 - 1), max_size=4))),
+        "has_waited": draw(st.booleans()),
     }
     wanted = st.booleans()
     if draw(st.booleans()):

@@ -9,7 +9,7 @@ from mesh.llm.frames import Limits
 from mesh.llm.order import Order, read_order, write_order
 
 LIMITS = Limits(slots=4, cap=64, width=8, tokens_max=32)
-ORDER = Order(2, 5, LIMITS, "int4", True, "127.0.0.1:1", False)
+ORDER = Order(2, 5, LIMITS, "int4", True, "127.0.0.1:1", False, b"a" * 16, b"b" * 16)
 
 
 def test_an_order_comes_back_as_it_was():
@@ -31,6 +31,8 @@ def test_an_order_comes_back_as_it_was():
         {"form": "int2"},
         {"next": ""},
         {"next": 7},
+        {"token": b""},
+        {"next_token": "b" * 16},
     ],
 )
 def test_what_cannot_be_meant_is_refused(wrong):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import queue
 import random
 from contextlib import aclosing
 
@@ -53,6 +54,21 @@ def part(checkpoint, first, last):
     return Stage(checkpoint, first, last, form="float32", slots=SLOTS, cap=CAP)
 
 
+class Hose:
+    """A passage without sockets."""
+
+    def __init__(self, deliver):
+        self.frames = queue.SimpleQueue()
+        self.receive = self.frames.get
+        self.deliver = deliver
+
+    def close(self):
+        self.frames.put(None)
+
+    def release(self):
+        pass
+
+
 class Ring:
     """A relay whose stages are threads of this process; frames may be lost or doubled."""
 
@@ -79,27 +95,29 @@ class Ring:
             thread.close()
         cuts = CUTS[count]
         pairs = list(itertools.pairwise(cuts))
-        deliver = self.relay.returned
+        deliver, epoch = self.relay.returned, next(self.epochs)
         self.threads = []
         for first, last in reversed(pairs[1:]):
+            passage = Hose(deliver)
             thread = StageThread(
                 part(self.checkpoint, first, last),
                 self.limits,
+                epoch=epoch,
                 threads=1,
                 is_last=not self.threads,
-                deliver=deliver,
+                passage=passage,
                 failed=self.errors.append,
             )
             self.threads.append(thread)
-            deliver = self.sender(thread)
+            deliver = self.sender(passage)
         own = part(self.checkpoint, *pairs[0]) if pairs[0][1] else None
         self.is_lost = False
-        self.relay.resume(Way(next(self.epochs), own, len(pairs) - 1, deliver))
+        self.relay.resume(Way(epoch, own, len(pairs) - 1, deliver))
 
-    def sender(self, thread):
+    def sender(self, passage):
         def send(header, hidden):
             if not self.is_lost:
-                thread.submit(frames.read(header, hidden, self.limits), hidden)
+                passage.frames.put((header, hidden))
 
         return send
 
@@ -238,7 +256,7 @@ def test_frames_of_old_epochs_doubles_and_noise_change_nothing(ring, expected):
         real(header, hidden)
         real(*seen[len(seen) // 2])
 
-    held.threads[-1]._deliver = doubling
+    held.threads[0]._passage.deliver = doubling
     assert expected == asyncio.run(read_all(held.relay, asks()))
     stale = frames.Frame(77, 1, frames.Kind.ROWS, (frames.Entry(0, 1, 1, False),))
     real(frames.write(stale), None)
