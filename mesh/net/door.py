@@ -22,8 +22,8 @@ class House(Protocol):
     def accept(self, door: Door, transport: asyncio.Transport, data: bytes) -> None:
         """Give a connection to whoever speaks its protocol."""
 
-    def forget(self, door: Door) -> None:
-        """Forget one that is gone."""
+    def forget(self, door: Door, *, is_silent: bool = False) -> None:
+        """Forget one that is gone; `is_silent`: because nothing came in time."""
 
 
 class Door(asyncio.Protocol):
@@ -55,6 +55,7 @@ class Door(asyncio.Protocol):
         """Close if nothing has come for long; called every `pulse.TICK_S`."""
         self._ticks_left -= 1
         if self._ticks_left <= 0:
+            self._house.forget(self, is_silent=True)
             self.leave()
 
     def leave(self) -> None:
