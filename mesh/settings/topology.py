@@ -80,7 +80,6 @@ class Role(Struct, frozen=True):
     model: str = ""
     nodes: tuple[str, ...] = ()  # fixed here
     # Or the ring chooses that many among the nodes that can; { min, max }: as the load asks.
-    # With layers: so many chains, the nodes dealt out among them in order.
     replicas: Count | Scale = 0
     needs: Needs = field(default_factory=Needs)
     # "prefix": by how a conversation or prompt begins, so that its turns meet what was computed;
@@ -94,7 +93,9 @@ class Role(Struct, frozen=True):
     queue_max: Count = 0  # 0: the node's limits.queue_max
     cache: Cache = field(default_factory=Cache)
     versions: dict[str, Version] = field(default_factory=dict)  # sticky by key
-    layers: Any = None  # of a split model: "auto" or layer counts per node
+    # Of a split model: "auto" or layer counts per node. With replicas = n there are n chains, and
+    # the nodes are dealt out among them in order.
+    layers: Any = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
