@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh import errors
+from tools import catalogue
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCS = PROJECT / "docs"
@@ -67,6 +68,7 @@ def pages() -> dict[str, str]:
         "routes.md": routes_page(),
         "errors.md": errors_page(),
         "tools.md": tools_page(),
+        "limits-and-faults.md": catalogue.page(),
     }
     return {name: MADE + text for name, text in made.items()}
 
