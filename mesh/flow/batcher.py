@@ -205,13 +205,17 @@ class Batcher:
     def _queue(self, job: _Job, request: Request) -> Entry[_Job]:
         if self._is_closed:
             raise Draining(f"role {self._role.context.role!r} is stopping")
-        entry, victim = self._former.submit(
-            job,
-            self._clock(),
-            cost=1 if self._has_fixed_cost else self._cost(job.item),
-            priority=request.priority,
-            deadline_s=request.deadline_s,
-        )
+        try:
+            entry, victim = self._former.submit(
+                job,
+                self._clock(),
+                cost=1 if self._has_fixed_cost else self._cost(job.item),
+                priority=request.priority,
+                deadline_s=request.deadline_s,
+            )
+        except MeshError as error:
+            self._dropped[error.code] += 1
+            raise
         if victim is not None:
             self._fail(victim, Overloaded("a more urgent item took this one's place"), "evicted")
         if self._running is None and not self._is_poked:

@@ -114,7 +114,7 @@ class Streamed:
         self._in_flight = 0
         self._in_flight_max = in_flight_max
         self._clock = clock
-        self._total = 0
+        self._total = self._refused = 0
         self._whole_ms: list[float] = []
         self._stream_s = 0.0  # the sum over streams of how long each ran
         self._counted_s = clock()
@@ -137,6 +137,7 @@ class Streamed:
         """Answer one item piece by piece."""
         item = self._shape.check(fields)
         if self._in_flight >= self._in_flight_max:
+            self._refused += 1
             raise Overloaded(
                 f"role {self.role.context.role!r} has {self._in_flight} items in flight, the limit",
                 role=self.role.context.role,
@@ -185,6 +186,7 @@ class Streamed:
         return {
             "running": self._in_flight,
             "total_items": self._total,
+            "dropped": {"overloaded": self._refused},
             "ran_ms": percentiles(self._whole_ms),
         } | self.role.statistics()
 

@@ -215,6 +215,7 @@ def test_a_full_queue_refuses_the_item_and_evicts_for_the_urgent():
         await asyncio.sleep(0.1)
         with pytest.raises(Overloaded):
             await bench.submit(2, priority=Priority.BATCH)
+        assert {"overloaded": 1} == bench.batcher.statistics()["dropped"]
         high = bench.submit(3)
         return await asyncio.gather(running, low, high, return_exceptions=True)
 

@@ -190,6 +190,7 @@ def test_streams_in_flight_are_limited():
         await asyncio.sleep(0.1)
         with pytest.raises(Overloaded, match="1 items in flight"):
             await here.call("s", {"how": "whole"}, request())
+        assert {"overloaded": 1} == here.statistics()["s"]["dropped"]
         busy.cancel()
         await asyncio.gather(busy, return_exceptions=True)
         return (await here.call("s", {"how": "whole"}, request())).fields
