@@ -36,6 +36,11 @@ class Kind(IntEnum):
     ROWS = 0  # one position each, of many sequences
     CHUNK = 1  # several positions of one sequence
     BACK = 2  # slots whose memory goes back to the system
+    COPY = 3  # positions of the first entry's slot go to the same ones of the second's
+
+
+ORDERS = frozenset({Kind.BACK, Kind.COPY})  # no hidden states go with them
+COPIED_MAX = 0xFFFF  # positions by one frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Frame:
 
     def tokens(self) -> int:
         """Return how many rows of hidden states go with it."""
-        return 0 if self.kind is Kind.BACK else sum(entry.count for entry in self.entries)
+        return 0 if self.kind in ORDERS else sum(entry.count for entry in self.entries)
 
     def wanted(self) -> list[int]:
         """Return which of these rows come back to the head."""
@@ -149,7 +154,7 @@ def read(data: object, hidden: Any, limits: Limits, *, is_back: bool = False) ->
     """
     frame = _parse(data)
     _check_entries(frame, limits)
-    rows = len(frame.wanted()) if is_back and frame.kind is not Kind.BACK else frame.tokens()
+    rows = len(frame.wanted()) if is_back and frame.kind not in ORDERS else frame.tokens()
     if rows == 0:
         return frame
     shape, dtype = getattr(hidden, "shape", None), getattr(hidden, "dtype", None)
@@ -167,7 +172,7 @@ def _parse(data: object) -> Frame:
     version, kind, lane, has_waited, epoch, step, stages = _HEAD.unpack_from(data)
     if version != VERSION:
         raise RemoteProtocolError(f"a step: expected version {VERSION}, found {version}")
-    if kind > Kind.BACK or stages > STAGES_MAX:
+    if kind > Kind.COPY or stages > STAGES_MAX:
         raise RemoteProtocolError(f"a step: no kind {kind}, or {stages} stages")
     start = _HEAD.size + _SPENT.size * stages
     if len(data) < start or (len(data) - start) % _ENTRY.size:
@@ -199,6 +204,14 @@ def _check_entries(frame: Frame, limits: Limits) -> None:
         raise RemoteProtocolError(f"a chunk of {len(entries)} sequences; expected one")
     if frame.kind is Kind.ROWS:
         _check_rows(entries)
+    if frame.kind is Kind.COPY:
+        _check_copy(entries)
+
+
+def _check_copy(entries: Sequence[Entry]) -> None:
+    places = {(entry.start, entry.count) for entry in entries}
+    if len(entries) != 2 or len(places) != 1 or entries[0].slot == entries[1].slot:
+        raise RemoteProtocolError("a copy: expected the same positions of two slots")
 
 
 def _check_rows(entries: Sequence[Entry]) -> None:

@@ -34,6 +34,7 @@ from mesh.llm.engine import Engine
 from mesh.llm.frames import Entry, Frame, Kind
 from mesh.llm.lanes import Lanes
 from mesh.llm.paces import Paces
+from mesh.llm.prefix import Copy
 from mesh.llm.runner import Wish, pick
 from mesh.llm.scheduler import Scheduler, Step
 from mesh.llm.trips import Pauses, Trip
@@ -181,6 +182,15 @@ class Relay(Engine):
         if way.stages:
             self._send(way, None, self._frame(way, Kind.BACK, (Entry(slot, 0),)), None, 0)
 
+    def _copy(self, way: Way, copy: Copy, target: int) -> None:
+        """Let every node copy positions from slot to slot, after the steps before."""
+        if way.own is not None:
+            way.own.cache.copy(copy.source, target, copy.start, copy.stop)
+        for start in range(copy.start, copy.stop if way.stages else 0, frames.COPIED_MAX):
+            count = min(frames.COPIED_MAX, copy.stop - start)
+            places = Entry(copy.source, start, count), Entry(target, start, count)
+            self._send(way, None, self._frame(way, Kind.COPY, places), None, 0)
+
     # --- in the thread: steps ----------------------------------------------------------
 
     def _turn(self) -> bool:
@@ -212,6 +222,8 @@ class Relay(Engine):
         now_s = time.monotonic()
         self._begin(step, now_s)
         try:
+            if step.chunk and step.chunk.copy:
+                self._copy(way, step.chunk.copy, step.chunk.slot)
             frame, x = self._own(way, step)
             if not way.stages:
                 wanted = frame.wanted()

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from mesh.errors import SetupError
-from mesh.llm.blocks import BLOCK, Ledger, blocks
+from mesh.llm.blocks import BLOCK, blocks
 from mesh.llm.chain import Chain
 from mesh.llm.frames import DTYPES, Limits
 from mesh.llm.links import Links
-from mesh.llm.loading import EngineSettings, Opened, read_stage
+from mesh.llm.loading import EngineSettings, Opened, ledger_of, read_stage, reuse_of
 from mesh.llm.order import FORMS, Order
 from mesh.llm.relay import Relay
 from mesh.llm.scheduler import Scheduler
@@ -97,10 +97,11 @@ def open_head(
     first = read_stage(path, order, settings.threads, {})
     costs = measure(first, ends)
     scheduler = Scheduler(
-        Ledger(settings.sequences_max, context, _budget(settings, shape, context)),
+        ledger_of(settings, context, _budget(settings, shape, context)),
         chunk=settings.chunk,
         queue_max=settings.queue_max,
         rows_max=REPLAY,
+        reuse=reuse_of(settings),
     )
 
     def read(a: int, b: int, known: Mapping[int, Layer]) -> Stage:

@@ -159,6 +159,10 @@ class StageThread:
             hidden = None
             for entry in frame.entries:
                 self.stage.cache.give_back(entry.slot)
+        elif frame.kind is Kind.COPY:
+            hidden, (source, target) = None, frame.entries
+            stop = source.start + source.count
+            self.stage.cache.copy(source.slot, target.slot, source.start, stop)
         else:
             hidden = self._pass(frame, hidden)
         if self.delay_s:

@@ -31,6 +31,11 @@ def valid(draw):
         start, count = draw(st.integers(0, 96)), draw(st.integers(1, 32))
         entries = (Entry(draw(st.integers(0, 3)), start, count, draw(wanted)),)
         return Frame(kind=Kind.CHUNK, entries=entries, **numbers)
+    if draw(st.booleans()):
+        first, second = draw(st.permutations(range(4)))[:2]
+        start, count = draw(st.integers(0, 96)), draw(st.integers(1, 32))
+        places = Entry(first, start, count), Entry(second, start, count)
+        return Frame(kind=Kind.COPY, entries=places, **numbers)
     places = draw(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 127)), min_size=1))
     entries = tuple(Entry(slot, at, 1, draw(wanted)) for slot, at in sorted(places)[:32])
     return Frame(kind=Kind.ROWS, entries=entries, **numbers)
@@ -59,6 +64,21 @@ def test_a_damaged_frame_is_read_or_refused_and_nothing_else(frame, data):
         assert found.tokens() <= LIMITS.tokens_max
         assert all(entry.slot < LIMITS.slots for entry in found.entries)
         assert all(entry.start + entry.count <= LIMITS.cap for entry in found.entries)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        (Entry(0, 0, 8),),
+        (Entry(0, 0, 8), Entry(0, 0, 8)),
+        (Entry(0, 0, 8), Entry(1, 0, 9)),
+        (Entry(0, 0, 8), Entry(1, 1, 8)),
+        (Entry(0, 0, 8), Entry(1, 0, 8), Entry(2, 0, 8)),
+    ],
+)
+def test_a_copy_is_of_the_same_positions_of_two_slots(entries):
+    with pytest.raises(RemoteProtocolError, match="a copy"):
+        read(write(Frame(1, 1, Kind.COPY, entries)), None, LIMITS)
 
 
 @given(st.binary(max_size=80))

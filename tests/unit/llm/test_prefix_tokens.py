@@ -10,22 +10,14 @@ import pytest
 import torch
 
 from mesh.llm.ask import Ask
-from mesh.llm.blocks import Ledger
 from mesh.llm.engine import Engine
 from mesh.llm.prefix import Reuse
 from mesh.llm.runner import Whole
-from mesh.llm.scheduler import Scheduler
 from mesh.models.checkpoint import open_checkpoint
-from mesh.models.decoder import Stage
 from mesh.models.ends import Ends
 from mesh.models.sampling import Sampling
-from tests.support.decoders import GPT2, LLAMA, write_decoder
-
-SLOTS, CAP, LAYERS, CHUNK = 6, 256, 4, 32
-KINDS = {
-    "llama": LLAMA | {"num_hidden_layers": LAYERS},
-    "gpt2": GPT2 | {"n_layer": LAYERS},
-}
+from tests.support.decoders import write_decoder
+from tests.unit.llm.test_relay import CUTS, KINDS, LAYERS, Ring, part, scheduler
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,16 +33,10 @@ def folder(request, tmp_path_factory):
     return write_decoder(tmp_path_factory.mktemp(request.param), KINDS[request.param])
 
 
-def scheduler(reuse, budget=SLOTS * 4):
-    ledger = Ledger(SLOTS, CAP, budget, 0 if reuse is Reuse.NONE else 3)
-    return Scheduler(ledger, chunk=CHUNK, rows_max=8, reuse=reuse)
-
-
 def whole(folder, reuse, **settings):
     checkpoint = open_checkpoint(folder)
-    stage = Stage(checkpoint, 0, LAYERS, form="float32", slots=SLOTS, cap=CAP)
-    ends = Ends(checkpoint, form="float32")
-    return Engine(Whole(stage, ends), scheduler(reuse, **settings), str)
+    runner = Whole(part(checkpoint, 0, LAYERS), Ends(checkpoint, form="float32"))
+    return Engine(runner, scheduler(reuse=reuse, **settings), str)
 
 
 async def read(engine, ask):
@@ -127,10 +113,35 @@ def test_several_answers_to_one_prompt_are_as_if_each_was_alone(folder):
     apart, together = whole(folder, Reuse.NONE), whole(folder, Reuse.ALL)
 
     async def gathered(engine):
-        return await asyncio.gather(*(read(engine, ask(prompt, 12, at)) for at in range(1, 6)))
+        return await asyncio.gather(*(read(engine, ask(prompt, 12, at)) for at in range(1, 5)))
 
-    alone = [asyncio.run(read(apart, ask(prompt, 12, at))) for at in range(1, 6)]
+    alone = [asyncio.run(read(apart, ask(prompt, 12, at))) for at in range(1, 5)]
     assert alone == asyncio.run(gathered(together))
-    assert together.statistics()["prefix_copies"] == 4
+    assert together.statistics()["prefix_copies"] == 3, "as many as find a slot beside it"
     apart.close()
     together.close()
+
+
+@pytest.mark.parametrize("count", CUTS)
+def test_in_parts_they_say_the_same(folder, expected, count):
+    """Every node copies and takes over in the order of the steps."""
+    ring = Ring(folder, count, reuse=Reuse.ALL)
+    assert expected == asyncio.run(talk_all(ring.relay))
+    figures = ring.relay.statistics()
+    assert figures["prefix_copies"] > 0
+    assert figures["prefix_hits"] > figures["prefix_copies"]
+    assert figures["kv_blocks_used"] == 0
+    ring.close()
+
+
+def test_what_was_warm_is_forgotten_with_the_way(folder, expected):
+    """The nodes of a new way have none of it."""
+    ring = Ring(folder, 3, reuse=Reuse.ALL)
+    assert expected[0] == asyncio.run(talk(ring.relay, 0))
+    ring.lose()
+    ring.open(2)
+    hits = ring.relay.statistics()["prefix_hits"]
+    assert expected[0][:1] == asyncio.run(talk(ring.relay, 0, turns=1))
+    assert ring.relay.statistics()["prefix_hits"] == hits
+    assert expected == asyncio.run(talk_all(ring.relay))
+    ring.close()

@@ -15,6 +15,7 @@ from mesh.llm import frames
 from mesh.llm.ask import Ask
 from mesh.llm.blocks import Ledger
 from mesh.llm.engine import Engine
+from mesh.llm.prefix import Reuse
 from mesh.llm.relay import Relay, Way
 from mesh.llm.runner import Whole
 from mesh.llm.scheduler import Scheduler
@@ -46,8 +47,9 @@ def folder(request, tmp_path_factory):
     return write_decoder(tmp_path_factory.mktemp(request.param), KINDS[request.param])
 
 
-def scheduler(budget=SLOTS * 4, chunk=16):
-    return Scheduler(Ledger(SLOTS, CAP, budget), chunk=chunk, rows_max=8)
+def scheduler(budget=SLOTS * 4, chunk=16, reuse=Reuse.NONE):
+    ledger = Ledger(SLOTS, CAP, budget, 0 if reuse is Reuse.NONE else SLOTS // 2)
+    return Scheduler(ledger, chunk=chunk, rows_max=8, reuse=reuse)
 
 
 def part(checkpoint, first, last):
