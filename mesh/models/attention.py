@@ -46,15 +46,13 @@ class Rows:
     """One decoding step: a row for each of `M` sequences, ordered by slot.
 
     Attributes:
-        turn_q: `[M, 1, D/2]` complex, how far queries turn; None without rotary positions.
-        turn_kv: `[M, 2K, D/2]` complex, keys turn, values stay.
+        turns: see `Rotary.rows`; none without rotary positions.
         targets: `[M·2K]` where the rows' keys and values are written.
         runs: what attends together.
     """
 
     count: int
-    turn_q: Tensor | None
-    turn_kv: Tensor | None
+    turns: tuple[Tensor, ...]
     targets: Tensor
     runs: tuple[Run, ...]
 
@@ -76,15 +74,11 @@ class KeyValues:
         self.layers = [
             torch.frombuffer(memory, dtype=torch.float32).view(shape) for memory in self._memory
         ]
-        self._flat = [layer.view(-1, self.head_width) for layer in self.layers]
-        self._views: dict[tuple[int, int, int], list[tuple[Tensor, Tensor]]] = {}
+        self.flat = [layer.view(-1, self.head_width) for layer in self.layers]
+        self._views: dict[tuple[int, int, int], tuple[list[Tensor], list[Tensor]]] = {}
         heads = torch.arange(self.heads)
         both = torch.cat([heads, heads + slots * self.heads])
         self._offsets = both * cap  # [2K]
-
-    def write_rows(self, layer: int, rows: Rows, keys_values: Tensor) -> None:
-        """Put `[M·2K, D]` where the rows belong."""
-        self._flat[layer].index_copy_(0, rows.targets, keys_values)
 
     def targets(self, slots: Tensor, positions: Tensor) -> Tensor:
         """Return `[M·2K]` places of the rows' keys, then values, in a flat layer."""
@@ -102,14 +96,15 @@ class KeyValues:
         both = self.layers[layer]
         return both[0, slot, :, :stop], both[1, slot, :, :stop]
 
-    def views(self, run: Run) -> list[tuple[Tensor, Tensor]]:
-        """Return per layer `[rows·K, D, padded]` keys and `[rows·K, padded, D]` values."""
+    def views(self, run: Run) -> tuple[list[Tensor], list[Tensor]]:
+        """Return per layer `[rows·K, D, padded]` keys, and `[rows·K, padded, D]` values."""
         key = (run.slot, run.last - run.first, run.padded)
         found = self._views.get(key)
         if found is None:
             if len(self._views) >= VIEWS_MAX:
                 self._views.clear()
-            found = self._views[key] = [self._view(layer, *key) for layer in self.layers]
+            pairs = [self._view(layer, *key) for layer in self.layers]
+            found = self._views[key] = [k for k, _ in pairs], [v for _, v in pairs]
         return found
 
     def _view(self, layer: Tensor, slot: int, count: int, padded: int) -> tuple[Tensor, Tensor]:
@@ -145,14 +140,20 @@ class Rotary:
         turns = torch.outer(torch.arange(cap, dtype=torch.float64), angles)
         self.table = torch.polar(torch.ones_like(turns), turns).to(torch.complex64)
         self._still = torch.ones(1, architecture.kv_heads, 1, dtype=torch.complex64)
-        self._heads = architecture.kv_heads
+        self._heads, self._kv_heads = architecture.heads, architecture.kv_heads
 
-    def rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `[M, 1, D/2]` for queries, `[M, 2K, D/2]` for keys and values."""
+    def rows(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """Return how far each head turns; values stay.
+
+        `[M, 1, D/2]` for queries and `[M, 2K, D/2]` for keys and values; of one row, both
+        together, as there they lie one after the other.
+        """
         turns = self.table[positions][:, None]
         count, half = turns.shape[0], turns.shape[2]
-        keys = turns.expand(count, self._heads, half)
-        return turns, torch.cat([keys, self._still.expand(count, self._heads, half)], dim=1)
+        turning = self._kv_heads + (self._heads if count == 1 else 0)
+        still = self._still.expand(count, self._kv_heads, half)
+        joined = torch.cat([turns.expand(count, turning, half), still], dim=1)
+        return (joined,) if count == 1 else (turns, joined)
 
     def chunk(self, start: int, stop: int) -> Tensor:
         """Return `[T, 1, D/2]`."""
@@ -167,11 +168,9 @@ def rows(
     Several rows of one slot are several positions of one sequence: each sees those before it.
     """
     places, lengths = torch.tensor(slots), torch.tensor(positions)
-    turn_q, turn_kv = rotary.rows(lengths) if rotary else (None, None)
     return Rows(
         count=len(slots),
-        turn_q=turn_q,
-        turn_kv=turn_kv,
+        turns=rotary.rows(lengths) if rotary else (),
         targets=cache.targets(places, lengths),
         runs=tuple(_run(cache, lengths, *bounds) for bounds in runs(slots, positions)),
     )
@@ -201,30 +200,6 @@ def _run(cache: KeyValues, lengths: Tensor, first: int, last: int, slot: int, pa
     is_ahead = torch.arange(padded) > lengths[first:last, None]
     mask = torch.zeros(last - first, padded).masked_fill_(is_ahead, float("-inf"))
     return Run(first, last, slot, padded, mask.repeat_interleave(cache.heads, 0)[:, None])
-
-
-def attend_rows(
-    queries: Tensor, views: Sequence[tuple[Tensor, Tensor]], rows_: Rows, scale: float, out: Tensor
-) -> None:
-    """Attend each row to its own past; `views` holds one layer's keys and values per run.
-
-    Args:
-        queries: `[M·K, G, D]` float32; the G queries of a kv-head stand in for its query length.
-        views: per run `[rows·K, D, padded]` and `[rows·K, padded, D]`.
-        rows_: the step.
-        scale: of the scores.
-        out: `[M·K, G, D]`.
-    """
-    if len(views) == 1:
-        keys, values = views[0]
-        scores = torch.baddbmm(rows_.runs[0].mask, queries, keys, alpha=scale)
-        torch.bmm(torch.softmax(scores, -1), values, out=out)
-        return
-    heads = queries.shape[0] // rows_.count
-    for run, (keys, values) in zip(rows_.runs, views, strict=True):
-        part = slice(run.first * heads, run.last * heads)
-        scores = torch.baddbmm(run.mask, queries[part], keys, alpha=scale)
-        torch.bmm(torch.softmax(scores, -1), values, out=out[part])
 
 
 def attend_chunk(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

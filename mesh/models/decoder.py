@@ -4,7 +4,8 @@ Arithmetic; used by `llm.engine`. One node may hold all layers or a part. Two wa
 a layer, with the same weights:
 
     prefill   one sequence, a chunk of T positions: wide products
-    decode    M sequences, one position each: few small operations, buffers made once
+    decode    M sequences, one position each: few small operations, buffers made once, and
+              no Python between them (`models.layers`)
 
 At one row, what happens between the products costs as much as the products: queries, keys
 and values come from one matrix, gate and up from another, the residual is kept beside a
@@ -28,11 +29,11 @@ from mesh.models.attention import (
     Rotary,
     Rows,
     attend_chunk,
-    attend_rows,
     chunk_mask,
     rows,
 )
 from mesh.models.checkpoint import Checkpoint, dense
+from mesh.models.layers import Buffers, Memory, Plan, Scale, Weights, compiled
 from mesh.models.quantize import Matrix, join, matrix
 
 PAD = 16  # columns beside the residual: keeps its rows on cache lines
@@ -51,6 +52,10 @@ class Norm:
         if self.bias is None:
             return rms_norm(x, (x.shape[-1],), self.weight, eps)
         return layer_norm(x, (x.shape[-1],), self.weight, self.bias, eps)
+
+    def scale(self) -> Scale:
+        """Return it as `layers.through` reads it."""
+        return Scale(self.weight, self.bias, self.scaled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +77,51 @@ class Layer:
         """Return what its matrices take."""
         return sum(part.size_bytes for part in (self.qkv, self.o, self.up, self.down))
 
+    def tensors(self) -> Weights:
+        """Return it as `layers.through` reads it."""
+        return Weights(
+            attn_norm=self.attn_norm.scale(),
+            qkv=self.qkv.product(self.qkv_bias),
+            o=self.o.product(self.o_bias),
+            mlp_norm=self.mlp_norm.scale(),
+            up=self.up.product(self.up_bias),
+            down=self.down.product(self.down_bias),
+        )
 
-class Workspace:
-    """Buffers of a decoding step with `M` rows."""
 
-    def __init__(self, shape: Architecture, count: int, dtype: torch.dtype) -> None:
-        heads, kv_heads, wide = shape.heads, shape.kv_heads, shape.head_width
-        self.padded = torch.zeros(count, shape.width + PAD)
-        # So that norm(padded)² = sum(x²) + C·eps.
-        self.padded[:, shape.width] = sqrt(shape.width * shape.norm_eps)
-        self.x = self.padded[:, : shape.width]
-        self.length = torch.empty(count, 1)
-        self.ratio = torch.empty(count, shape.width)
-        self.normed = torch.empty(count, shape.width, dtype=dtype)
-        columns = (heads + 2 * kv_heads) * wide
-        self.qkv = torch.empty(count, columns)
-        split = heads * wide
-        self.raw_q = self.qkv[:, :split].view(count, heads, wide)
-        self.raw_kv = self.qkv[:, split:].view(count, 2 * kv_heads, wide)
-        self.q = torch.empty(count * kv_heads, heads // kv_heads, wide)
-        self.kv = torch.empty(count * 2 * kv_heads, wide)
-        self.seen = torch.empty(count * kv_heads, heads // kv_heads, wide)
-        self.seen_rows = self.seen.view(count, split)
-        self.attended = self.seen_rows
-        if dtype != torch.float32:
-            self.attended = torch.empty(count, split, dtype=dtype)
-        self.hidden = torch.empty(count, shape.inner, dtype=dtype)
-        if wide % 2 == 0:
-            self.raw_q_pairs = _pairs(self.raw_q)
-            self.raw_kv_pairs = _pairs(self.raw_kv)
-            self.q_pairs = _pairs(self.q.view(count, heads, wide))
-            self.kv_pairs = _pairs(self.kv.view(count, 2 * kv_heads, wide))
+def workspace(shape: Architecture, count: int, dtype: torch.dtype) -> Buffers:
+    """Return buffers of a decoding step with `M` rows."""
+    heads, kv_heads, wide = shape.heads, shape.kv_heads, shape.head_width
+    padded = torch.zeros(count, shape.width + PAD)
+    # So that norm(padded)² = sum(x²) + C·eps.
+    padded[:, shape.width] = sqrt(shape.width * shape.norm_eps)
+    qkv = torch.empty(count, heads + 2 * kv_heads, wide)
+    # One row's queries, keys and values turn together; of many, queries must lie on their own.
+    turned = torch.empty_like(qkv)
+    q, kv = turned[:, :heads], turned[:, heads:]
+    raw, parts = [qkv], [turned]
+    if count > 1:
+        q, kv = (torch.empty(count, n, wide) for n in (heads, 2 * kv_heads))
+        raw, parts = [qkv[:, :heads], qkv[:, heads:]], [q, kv]
+    turns = bool(shape.rope_theta)
+    seen = torch.empty(count * kv_heads, heads // kv_heads, wide)
+    seen_rows = seen.view(count, heads * wide)
+    return Buffers(
+        padded=padded,
+        x=padded[:, : shape.width],
+        length=torch.empty(count, 1),
+        ratio=torch.empty(count, shape.width),
+        normed=torch.empty(count, shape.width, dtype=dtype),
+        qkv=qkv.view(count, -1),
+        raw=[_pairs(part) for part in raw] if turns else raw,
+        turned=[_pairs(part) for part in parts] if turns else parts,
+        q=q.view(count * kv_heads, heads // kv_heads, wide),
+        kv=kv.reshape(count * 2 * kv_heads, wide),
+        seen=seen,
+        seen_rows=seen_rows,
+        attended=seen_rows if dtype == torch.float32 else seen_rows.to(dtype),
+        hidden=torch.empty(count, shape.inner, dtype=dtype),
+    )
 
 
 def _pairs(x: Tensor) -> Tensor:
@@ -151,8 +170,9 @@ class Stage:
         if shape.rope_theta:
             self._rotary = Rotary(shape, cap, checkpoint.rope_factors())
         self._scale = shape.head_width**-0.5
-        self._spaces: dict[int, Workspace] = {}
-        self._norm = torch.ops.aten.linalg_vector_norm.out
+        self._spaces: dict[int, Buffers] = {}
+        self._weights = [layer.tensors() for layer in self.layers]
+        self._through = compiled()
 
     def size_bytes(self) -> int:
         """Return what the layers' matrices take."""
@@ -222,61 +242,22 @@ class Stage:
         """
         space = self._spaces.get(step.count)
         if space is None:
-            space = Workspace(self.architecture, step.count, self.dtype)
+            space = workspace(self.architecture, step.count, self.dtype)
             self._spaces[step.count] = space
         space.x.copy_(x)
         views = [self.cache.views(run) for run in step.runs]
-        is_llama = self.architecture.family == "llama"
-        for index, layer in enumerate(self.layers):
-            self._attend(index, layer, space, step, [view[index] for view in views])
-            if is_llama:
-                self._feed_gated(layer, space)
-            else:
-                self._feed(layer, space)
+        heads = self.architecture.kv_heads
+        plan = Plan(
+            turns=list(step.turns),
+            targets=step.targets,
+            bounds=[(run.first * heads, run.last * heads) for run in step.runs],
+            masks=[run.mask for run in step.runs],
+        )
+        memory = Memory(self.cache.flat, [keys for keys, _ in views], [vs for _, vs in views])
+        is_gated = self.architecture.family == "llama"
+        eps = self.architecture.norm_eps
+        self._through(self._weights, space, plan, memory, eps, self._scale, is_gated)
         return space.x
-
-    def _normed(self, norm: Norm, space: Workspace) -> Tensor:
-        if norm.bias is not None:
-            return space.normed.copy_(norm.wide(space.x, self.architecture.norm_eps))
-        self._norm(space.padded, 2, [-1], True, out=space.length)
-        torch.div(space.x, space.length, out=space.ratio)
-        return torch.mul(space.ratio, norm.scaled, out=space.normed)
-
-    def _attend(
-        self,
-        index: int,
-        layer: Layer,
-        space: Workspace,
-        step: Rows,
-        views: list[tuple[Tensor, Tensor]],
-    ) -> None:
-        qkv = layer.qkv.narrow(self._normed(layer.attn_norm, space))
-        if layer.qkv_bias is None:
-            space.qkv.copy_(qkv)
-        else:
-            torch.add(qkv, layer.qkv_bias, out=space.qkv)
-        if step.turn_q is None or step.turn_kv is None:
-            space.q.view_as(space.raw_q).copy_(space.raw_q)
-            space.kv.view_as(space.raw_kv).copy_(space.raw_kv)
-        else:
-            torch.mul(space.raw_q_pairs, step.turn_q, out=space.q_pairs)
-            torch.mul(space.raw_kv_pairs, step.turn_kv, out=space.kv_pairs)
-        self.cache.write_rows(index, step, space.kv)
-        attend_rows(space.q, views, step, self._scale, space.seen)
-        if space.attended is not space.seen_rows:
-            space.attended.copy_(space.seen_rows)
-        space.x.add_(_biased(layer.o.narrow(space.attended), layer.o_bias))
-
-    def _feed_gated(self, layer: Layer, space: Workspace) -> None:
-        up = layer.up.narrow(self._normed(layer.mlp_norm, space))
-        gate, value = _biased(up, layer.up_bias).chunk(2, dim=-1)
-        torch.mul(silu(gate), value, out=space.hidden)
-        space.x.add_(_biased(layer.down.narrow(space.hidden), layer.down_bias))
-
-    def _feed(self, layer: Layer, space: Workspace) -> None:
-        up = _biased(layer.up.narrow(self._normed(layer.mlp_norm, space)), layer.up_bias)
-        down = layer.down.narrow(gelu(up, approximate="tanh"))
-        space.x.add_(_biased(down, layer.down_bias))
 
 
 def _biased(x: Tensor, bias: Tensor | None) -> Tensor:

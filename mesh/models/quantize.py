@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from mesh.models.layers import Product
+
 GROUP = 32  # GGUF's block; the int4 kernel takes 32, 64, 128 or 256
 ROWS_NARROW_MAX = 24  # measured on two Zen 4 cores: int4 and bf16 meet at 20 to 30 rows
 
@@ -82,6 +84,9 @@ class Matrix(Protocol):
     def wide(self, x: Tensor) -> Tensor:
         """Return `[M, N]` by whatever is fastest for that many rows."""
 
+    def product(self, bias: Tensor | None) -> Product:
+        """Return what `narrow` multiplies with, for steps that run without Python."""
+
 
 class Dense:
     """A matrix as it is; the type of its numbers is that of its products."""
@@ -96,6 +101,10 @@ class Dense:
         return linear(x, self.weight)
 
     wide = narrow
+
+    def product(self, bias: Tensor | None) -> Product:
+        """Return what `narrow` multiplies with."""
+        return Product(self.weight, None, 0, 0, bias)
 
 
 class Int4:
@@ -112,19 +121,22 @@ class Int4:
         pairs = torch.stack([blocks.scale, blocks.zero], -1).transpose(0, 1)
         self._scales = pairs.to(torch.bfloat16).contiguous()
         self._wide = blocks.dense().to(torch.bfloat16) if has_wide else None
-        self._multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
         self.size_bytes = self._packed.numel() + 2 * self._scales.numel()
         self.size_bytes += 0 if self._wide is None else 2 * self._wide.numel()
 
     def narrow(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16, each row by itself."""
-        return self._multiply(x, self._packed, self._group, self._scales)  # type: ignore[no-any-return]
+        return torch._weight_int4pack_mm_for_cpu(x, self._packed, self._group, self._scales)
 
     def wide(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16; which kernel runs depends on `M` only."""
         if self._wide is not None and x.shape[0] > ROWS_NARROW_MAX:
             return linear(x, self._wide)
         return self.narrow(x)
+
+    def product(self, bias: Tensor | None) -> Product:
+        """Return what `narrow` multiplies with."""
+        return Product(self._packed, self._scales, 4, self._group, bias)
 
 
 class Int8:
@@ -138,19 +150,22 @@ class Int8:
         codes = torch.round(weight / self._scale.to(torch.float32)[:, None])
         self._codes = codes.clamp(-127, 127).to(torch.int8)
         self._wide = weight.to(torch.bfloat16) if has_wide else None
-        self._multiply = torch.ops.aten._weight_int8pack_mm.default
         self.size_bytes = self._codes.numel() + 2 * self._scale.numel()
         self.size_bytes += 0 if self._wide is None else 2 * self._wide.numel()
 
     def narrow(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16, each row by itself."""
-        return self._multiply(x, self._codes, self._scale)  # type: ignore[no-any-return]
+        return torch._weight_int8pack_mm(x, self._codes, self._scale)
 
     def wide(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16; which kernel runs depends on `M` only."""
         if self._wide is not None and x.shape[0] > ROWS_NARROW_MAX:
             return linear(x, self._wide)
         return self.narrow(x)
+
+    def product(self, bias: Tensor | None) -> Product:
+        """Return what `narrow` multiplies with."""
+        return Product(self._codes, self._scale, 8, 0, bias)
 
 
 def can_int4(shape: tuple[int, int]) -> bool:
