@@ -25,6 +25,7 @@ from msgspec import structs
 
 from mesh.errors import (
     AttemptsSpent,
+    BreakerOpen,
     CapacityError,
     MeshError,
     NotFound,
@@ -297,7 +298,7 @@ class Router:
                 return None
             other = self._chooser.choose(role, spec, fields, request, others)
             tried.append(other.name)
-            return self._reach.call(role, other, fields, request, len(tried))
+            return self._call_second(role, other, fields, request, len(tried))
 
         def doubt() -> None:
             race.start(lambda: second(is_free=True))
@@ -312,6 +313,14 @@ class Router:
         first = self._reach.call(role, endpoint, fields, request, len(tried))
         with self.doubts.watch(endpoint, doubt):
             return await race.run(first)
+
+    async def _call_second(
+        self, role: str, endpoint: Endpoint, fields: Fields, request: Request, attempt: int
+    ) -> Answered:
+        """Call a node that was chosen a turn ago: a doubt lets many choose one in one turn."""
+        if not self._reach.edge(role, endpoint.address).breaker.allows(self._clock()):
+            raise BreakerOpen(f"another call tries node {endpoint.name!r}", role=role)
+        return await self._reach.call(role, endpoint, fields, request, attempt)
 
     async def _next(
         self,
