@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import SetupError
-from mesh.models import encoder
+from mesh.models import bert, encoder
 from mesh.models.encoder import Classifier, Encoder, batches, is_classifier, shared_encoder
 from tests.support.encoders import POSITIONS, WIDTH, tiny_encoder
 
@@ -89,6 +89,15 @@ def test_cls_pooling_takes_the_first_token(tmp_path, tiny):
 def test_narrow_products_turn_no_vector_away(folder):
     narrow, wide = (Encoder(folder, name).encode(TEXTS) for name in ("bfloat16", "float32"))
     assert (narrow * wide).sum(axis=1).min() > 0.999
+
+
+def test_attention_in_parts_is_attention(monkeypatch):
+    """Sentences do not meet, so any number of them may be taken at a time."""
+    monkeypatch.setattr(bert, "SCORES_MAX", 4 * 7 * 7 * 2)
+    parts = torch.randn(3, 5, 4, 7, 8, generator=torch.Generator().manual_seed(0))
+    expected = bert.attention(*parts)
+    found = bert.attention(*parts.bfloat16())
+    np.testing.assert_allclose(found.float().numpy(), expected.numpy(), atol=0.02)
 
 
 def test_products_are_the_same_without_the_library_that_makes_them_fast(folder, monkeypatch):
