@@ -247,9 +247,12 @@ async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
 
 async def _failure(response: aiohttp.ClientResponse) -> MeshError:
     try:
-        return _error(await _json(response), response.status)
-    except RemoteProtocolError as error:
-        return error
+        error = _error(await _json(response), response.status)
+    except RemoteProtocolError as problem:
+        return problem
+    wait = response.headers.get("Retry-After", "")
+    error.retry_after_s = float(wait) if wait.isdecimal() else None
+    return error
 
 
 def _error(body: Mapping[str, Any], status: int) -> MeshError:

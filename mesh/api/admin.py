@@ -1,7 +1,9 @@
 """Doors for whoever runs the mesh: change the topology, let a node leave.
 
 Shell. With `security.api_keys` they want a key as every door does; without keys only
-the machine itself may use them, or anyone who can reach a port could end a mesh.
+the machine itself may use them, or anyone who can reach a port could end a mesh. What a
+proxy on this machine passes on is not the machine's own, if the proxy says so: one that
+adds no header cannot be told from a person here, so set keys behind it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from aiohttp import web
 from mesh.api import answer
 from mesh.api.parts import PARTS
 from mesh.errors import BadRequest, Forbidden
+
+PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+"""What proxies add to a request of somebody else's."""
 
 
 def routes() -> list[web.RouteDef]:
@@ -50,5 +55,5 @@ def _check_may(request: web.Request) -> None:
         is_own = ipaddress.ip_address(request.remote or "").is_loopback
     except ValueError:
         is_own = False
-    if not is_own:
+    if not is_own or any(name in request.headers for name in PASSED_ON):
         raise Forbidden("without security.api_keys only this machine may do that; set keys")

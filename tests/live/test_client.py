@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mesh import Client
-from mesh.errors import DeadlineExceeded, NotFound, RoleError, Unprocessable, Unreachable
+from mesh.errors import DeadlineExceeded, Draining, NotFound, RoleError, Unprocessable, Unreachable
 from tests.support.live import mesh, wait_idle, wait_until
 from tests.support.roles import Spell
 
@@ -47,6 +47,10 @@ def test_client_goes_on_to_a_node_that_answers(tmp_path):
             async with Client(urls(nodes)) as client:
                 assert (await client.ask("ask", query="ab"))["answer"] == "A B "
                 assert (await client.stats())["node"] == "n1"
+            async with Client(urls(nodes)[0]) as client:
+                with pytest.raises(Draining) as caught:
+                    await client.ask("ask", query="ab")
+                assert caught.value.retry_after_s == 1.0
             async with Client(DEAD) as client:
                 with pytest.raises(Unreachable):
                     await client.ask("ask", query="ab")
