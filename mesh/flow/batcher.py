@@ -66,11 +66,13 @@ class Started:
         if not self._is_done:
             self._is_done = True
             self.watched.discard(self)
-            if self.entry is not None:
-                self._batcher.drop(self.entry)
+            entry, self.entry = self.entry, None
+            if entry is not None:
+                self._batcher.drop(entry)
 
     def _end(self, outcome: Answer | MeshError) -> None:
         self._is_done = True
+        self.entry = None  # it holds us: a ring that only the collector would find
         self.watched.discard(self)
         try:
             self._tell(outcome)
