@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mesh.gossip.member import Member, Status
-from mesh.ring.ring import Ring
+from mesh.ring.ring import Ring, ring_of
 from mesh.settings.topology import Topology
 
 
@@ -78,7 +78,7 @@ class Directory:
         self._refresh()
         ring = self._rings.get(role)
         if ring is None:
-            ring = Ring({endpoint.name: endpoint.weight for endpoint in self.endpoints(role)})
+            ring = ring_of({endpoint.name: endpoint.weight for endpoint in self.endpoints(role)})
             self._rings[role] = ring
         return ring
 
@@ -87,7 +87,7 @@ class Directory:
         self._refresh()
         if self._nodes is None:
             self._nodes = {m.facts.name: self._endpoint(m) for m in self._live}
-            self._node_ring = Ring(dict.fromkeys(self._nodes, 1.0))
+            self._node_ring = ring_of(dict.fromkeys(self._nodes, 1.0))
         assert self._node_ring is not None
         found = [self._nodes[name] for name in self._node_ring.owners(key, len(self._nodes))]
         return sorted(found, key=lambda endpoint: endpoint.suspect)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
 
-from mesh.ring.ring import Ring
+from mesh.ring.ring import Ring, ring_of
 
 SPREAD = 1.5  # as for requests (`bounded`): even enough, and little moves
 
@@ -109,7 +109,7 @@ def place(
     """
     needs, kept = needs or {}, kept or {}
     able = {each.name: each for each in nodes if each.weight > 0 and not each.draining}
-    ring = Ring({name: each.weight for name, each in able.items()})
+    ring = ring_of({name: each.weight for name, each in able.items()})
     places = _places(roles, able)
     placed: dict[str, tuple[str, ...]] = {}
     for role in sorted(roles, key=lambda name: (not roles[name].nodes, name)):  # fixed ones first

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import md5
 
 import mmh3
@@ -23,6 +24,7 @@ import mmh3
 VNODES = 150  # points per unit of weight
 WEIGHT_MAX = 64.0  # so that a wrong weight cannot make every node build millions of points
 CIRCLE = 1 << 64
+RINGS_KEPT = 16  # the mesh's and a few roles'; one of a hundred members takes a megabyte
 
 Hash = Callable[[bytes], int]
 
@@ -131,6 +133,19 @@ class Ring:
 
     def __repr__(self) -> str:
         return f"Ring({self.members!r}, version={self.version:016x})"
+
+
+def ring_of(members: Mapping[str, float]) -> Ring:
+    """Return the ring of these members, the same object while they are asked for again.
+
+    Gossip tells of load every second; only who is there makes another ring.
+    """
+    return _ring_of(tuple(sorted(members.items())))
+
+
+@lru_cache(RINGS_KEPT)
+def _ring_of(members: tuple[tuple[str, float], ...]) -> Ring:
+    return Ring(dict(members))
 
 
 def vnodes(weight: float) -> int:

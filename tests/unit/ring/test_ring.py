@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mesh.ring.ring import VNODES, WEIGHT_MAX, Ring, hash64, hash_md5, moves, vnodes
+from mesh.ring.ring import ring_of as kept_ring
 
 NAMES = st.sets(st.text("abcdefgh0123", min_size=1, max_size=4), min_size=1, max_size=8)
 KEYS = [f"key-{index}" for index in range(300)]
@@ -147,6 +148,16 @@ def test_the_version_tells_rings_apart() -> None:
     rings = [Ring({"a": 1}), Ring({"a": 2}), Ring({"b": 1}), Ring({"a": 1, "b": 1}), Ring({})]
     assert len(rings) == len({ring.version for ring in rings})
     assert Ring({"a": 1.0}) == Ring({"a": 1})
+
+
+def test_a_ring_is_made_once_for_equal_members() -> None:
+    """In whatever order they are told; another weight makes another ring."""
+    first, again = kept_ring({"a": 1.0, "b": 2.0}), kept_ring({"b": 2.0, "a": 1.0})
+    other = kept_ring({"a": 1.0, "b": 2.5})
+    assert first is again
+    assert first == Ring({"a": 1.0, "b": 2.0})
+    assert other == Ring({"a": 1.0, "b": 2.5})
+    assert other != first
 
 
 @pytest.mark.slow
