@@ -5,14 +5,17 @@ Shell: files. Used by the roles retrieve and rerank, and by the tools.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.errors import SetupError
-from mesh.index.search import BUILD, DOCUMENTS, VECTORS, Meta, Vectors, read_meta
+from mesh.index.search import BUILD, DOCUMENTS, META, VECTORS, Meta, Vectors, read_meta
 from mesh.index.store import Store
-from mesh.index.tokens import TOKENS, TokenVectors
+from mesh.index.tokens import KEPT_MAX, TOKENS, TokenVectors
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,9 @@ def open_store(folder: Path) -> Store:
 def open_tokens(folder: Path, model: str, chars_max: int) -> TokenVectors | None:
     """Open the token vectors of an index; None where these are not what would be computed.
 
+    Without them every question's candidates are computed anew: the log says so, and how to
+    build them, unless the index is larger than those that keep any.
+
     Args:
         folder: of the index, which may have been built without them.
         model: source of the encoder that questions come from.
@@ -76,6 +82,8 @@ def open_tokens(folder: Path, model: str, chars_max: int) -> TokenVectors | None
     """
     path = folder / TOKENS
     if not path.is_file():
+        if (folder / META).is_file() and (meta := read_meta(folder)).count <= KEPT_MAX:
+            _tell_none(folder, "the index was built without", meta)
         return None
     meta, found = read_meta(folder), TokenVectors(path)
     if found.version != meta.version:
@@ -83,8 +91,14 @@ def open_tokens(folder: Path, model: str, chars_max: int) -> TokenVectors | None
         raise SetupError(f"{path} is of another build: build it again with  {meta.command}")
     if (found.model, found.chars_max) != (model, chars_max):
         found.close()
+        _tell_none(folder, f"they are of {found.model!r}, {found.chars_max} characters", meta)
         return None
     return found
+
+
+def _tell_none(folder: Path, why: str, meta: Meta) -> None:
+    facts = {"index": str(folder), "why": why, "build": meta.command}
+    log.warning("index.no_token_vectors", extra=facts)
 
 
 def index_folder(name: str, cache: Path) -> Path:

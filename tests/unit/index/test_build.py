@@ -165,6 +165,15 @@ def test_a_kill_while_tokens_are_read_costs_at_most_one_shard(tmp_path, death):
     assert found.read_bytes() == whole.read_bytes()
 
 
+def test_an_index_without_token_vectors_is_used_and_the_log_says_so(tmp_path, caplog):
+    """An index of an earlier version opens; a line tells what it costs and how to mend it."""
+    made(tmp_path / "index")
+    assert open_tokens(tmp_path / "index", MODEL, 300) is None
+    (line,) = caplog.records
+    assert line.message == "index.no_token_vectors"
+    assert line.build == "again"
+
+
 def test_token_vectors_of_another_reader_are_left_alone(tmp_path):
     made(tmp_path / "index", read=read)
     assert open_tokens(tmp_path / "index", "path:/other", 300) is None
