@@ -1,6 +1,7 @@
 """Looks at every node of the mesh once a second while it is under load.
 
-Shell: reads `/stats`. A server that has no such page is simply not watched.
+Shell: reads `/stats`. A server that has no such page is simply not watched; a node that joins
+meanwhile is watched from then on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -23,34 +25,39 @@ class Watch:
     def __init__(self, headers: dict[str, str]) -> None:
         self.rows: list[dict[str, Any]] = []
         self._headers = headers
+        self._urls: dict[str, None] = {}
 
     @contextlib.asynccontextmanager
     async def watching(self, targets: Sequence[str]) -> AsyncIterator[None]:
-        """Look at the nodes that the first target knows, until the block ends."""
+        """Look at the nodes that the targets know, until the block ends."""
         timeout = aiohttp.ClientTimeout(total=ANSWER_S_MAX)
         async with aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session:
-            urls = await _members(session, targets[0])
             begin_s = time.monotonic()
-            await self._look(session, urls, 0.0)
-            task = asyncio.create_task(self._run(session, urls, begin_s))
+            await self._look(session, targets, 0.0)
+            task = asyncio.create_task(self._run(session, targets, begin_s))
             try:
                 yield
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-                await self._look(session, urls, time.monotonic() - begin_s)
+                await self._look(session, targets, time.monotonic() - begin_s)
 
     async def _run(
-        self, session: aiohttp.ClientSession, urls: Sequence[str], begin_s: float
+        self, session: aiohttp.ClientSession, targets: Sequence[str], begin_s: float
     ) -> None:
-        while urls:
+        while self._urls:
             await asyncio.sleep(EVERY_S)
-            await self._look(session, urls, time.monotonic() - begin_s)
+            await self._look(session, targets, time.monotonic() - begin_s)
 
-    async def _look(self, session: aiohttp.ClientSession, urls: Sequence[str], at_s: float) -> None:
-        for stats in await asyncio.gather(*(_get(session, f"{url}/stats") for url in urls)):
-            if stats:
-                self.rows.append(row_of(stats, at_s))
+    async def _look(
+        self, session: aiohttp.ClientSession, targets: Sequence[str], at_s: float
+    ) -> None:
+        for target in targets:  # the first that answers knows them all
+            if found := await _members(session, target):
+                self._urls |= dict.fromkeys(found)
+                break
+        pages = (_get(session, f"{url}/stats") for url in self._urls)
+        self.rows += [row_of(stats, at_s) for stats in await asyncio.gather(*pages) if stats]
 
     def summary(self, requests: int) -> dict[str, Any]:
         """Return what the rows say per node, and the rows themselves."""
@@ -84,26 +91,32 @@ def row_of(stats: dict[str, Any], at_s: float) -> dict[str, Any]:
 
 def _spent(rows: Sequence[dict[str, Any]], requests: int) -> dict[str, Any]:
     """Return what one node used between the first and the last look."""
-    first, last = rows[0], rows[-1]
     each = max(1, requests)
+    names = dict.fromkeys(name for row in rows for name in row["sent_bytes"])
+    roles = dict.fromkeys(role for row in rows for role in row["batch_sizes"])
     return {
         "rss_bytes_max": max(row["rss_bytes"] for row in rows),
-        "cpu_ms_per_request": (last["cpu_s"] - first["cpu_s"]) * 1000.0 / each,
+        "cpu_ms_per_request": _grown([row["cpu_s"] for row in rows]) * 1000.0 / each,
         "sent_bytes_per_request": {
-            name: (total - first["sent_bytes"].get(name, 0)) / each
-            for name, total in last["sent_bytes"].items()
+            name: _grown([row["sent_bytes"].get(name, 0) for row in rows]) / each for name in names
         },
         "batch_sizes": {
-            role: _grown(sizes, first["batch_sizes"].get(role, {}))
-            for role, sizes in last["batch_sizes"].items()
+            role: _grown_counts([row["batch_sizes"].get(role, {}) for row in rows])
+            for role in roles
         },
     }
 
 
-def _grown(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
-    """Return how often each batch size came in between."""
-    grown = {size: count - before.get(size, 0) for size, count in after.items()}
-    return {size: count for size, count in grown.items() if count > 0}
+def _grown(totals: Sequence[float]) -> float:
+    """Return how much a running total grew; one that fell began anew, with its process."""
+    return sum(b - a if b >= a else b for a, b in pairwise(totals))
+
+
+def _grown_counts(looks: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Return how often each batch size came over all looks."""
+    sizes = dict.fromkeys(size for look in looks for size in look)
+    grown = {size: int(_grown([look.get(size, 0) for look in looks])) for size in sizes}
+    return {size: count for size, count in grown.items() if count}
 
 
 async def _members(session: aiohttp.ClientSession, target: str) -> list[str]:
