@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
+from tools.chaos.calm import CALMS
 from tools.chaos.fabric import Fabric, NoFabric
 from tools.chaos.faults import FAULTS, Fault
 from tools.chaos.record import Row
@@ -22,6 +23,7 @@ from tools.chaos.scene import Scene, open_scene
 from tools.chaos.strain import STRAINS, Finding
 
 FAULT_S_MAX = 120.0
+CALM_S_MAX = 300.0  # the demo starts, and its lag of the start is let go
 HEAD = (
     f"{'fault':<16}{'requests':>9}{'failed':>7}{'twice':>6}{'rerun':>6}"
     f"{'p50 ms':>8}{'p99 ms':>8}{'pause ms':>9}{'recover s':>10}"
@@ -31,6 +33,7 @@ examples:
   python -m tools.chaos
   python -m tools.chaos --only "kill -9" "cut off"
   python -m tools.chaos --loopback --short
+  python -m tools.chaos --only demo --minutes 60
 """
 
 
@@ -53,6 +56,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", metavar="FAULT", help="these faults only")
     parser.add_argument("--short", action="store_true", help="the three that matter most")
+    parser.add_argument(
+        "--minutes", type=float, default=1.0, help="of calm work, in the scenes without a fault"
+    )
     parser.add_argument("--loopback", action="store_true", help="make no network namespaces")
     parser.add_argument("--calls", type=float, default=40.0, help="whole answers per second")
     parser.add_argument("--streams", type=float, default=6.0, help="streamed answers per second")
@@ -70,6 +76,7 @@ async def _run(options: argparse.Namespace, folder: Path) -> int:
         async with open_scene(
             folder, fabric, count=4, calls_s=options.calls, streams_s=options.streams
         ) as scene:
+            scene.minutes = options.minutes
             print(HEAD)
             for fault in FAULTS:
                 if _is_wanted(fault, options):
@@ -77,9 +84,9 @@ async def _run(options: argparse.Namespace, folder: Path) -> int:
                     if row is not None:
                         rows.append(row)
                         problems += _problems(fault, row)
-            for name, strain in STRAINS.items():
+            for name, strain in (CALMS | STRAINS).items():
                 if name in (options.only or ()) or not (options.only or options.short):
-                    async with asyncio.timeout(FAULT_S_MAX):
+                    async with asyncio.timeout(FAULT_S_MAX + CALM_S_MAX + 60.0 * options.minutes):
                         await scene.wait_whole()
                         findings = await strain(scene)
                     problems += [_show(finding) for finding in findings if not finding.holds]

@@ -161,8 +161,8 @@ class Fault:
     is_short: bool = False
 
 
-# A killed node is missed at once, a silent one after gossip's or the pings' verdict. Where the door
-# itself dies, streams of a second begin again. Bad weather disturbs for as long as it lasts.
+# A killed node is missed at once, a silent one after gossip's or the pings' verdict. Bad weather
+# disturbs for as long as it lasts.
 FAULTS = (
     Fault("kill -9", kill, 1.0, is_short=True),
     Fault("stop, continue", pause, 5.0, is_short=True),
@@ -171,7 +171,7 @@ FAULTS = (
     Fault("rolling restart", rolling_restart, 1.0),
     Fault("topology change", topology, 1.0),
     Fault("other address", move, 1.0),
-    Fault("door killed", door, 2.5, is_door=True),
+    Fault("door killed", door, 1.0, is_door=True),
     Fault("cut off", cut, 5.0, needs_fabric=True),
     Fault("cut from door", cut_from_door, 5.0, needs_fabric=True),
     Fault("deaf", deaf, 5.0, needs_fabric=True),

@@ -89,6 +89,7 @@ class Load:
                     one.pieces.clear()  # a stream begins again at another door
         except MeshError as error:
             one.error = f"{error.code}: {error.message}"[:160]
+            one.retry_after_s = error.retry_after_s
         finally:
             one.ended_s = time.monotonic()
 
@@ -107,6 +108,7 @@ class Load:
             async for event in parts:
                 if event.name == "token":
                     one.pieces += [int(word) for word in event.data["text"].split()]
+                    one.heard_s.append(time.monotonic())
                 elif event.name == "done":
                     one.answers += 1
                     told = [int(word) for word in event.data["told"].split()]

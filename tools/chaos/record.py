@@ -22,7 +22,9 @@ class Asked:
     began_s: float
     ended_s: float = 0.0
     error: str = ""
+    retry_after_s: float | None = None
     pieces: list[int] = field(default_factory=list)
+    heard_s: list[float] = field(default_factory=list)  # when each piece came, of every attempt
     wanted: int = 0
     answers: int = 0
 
@@ -30,6 +32,12 @@ class Asked:
     def took_s(self) -> float:
         """How long it took."""
         return self.ended_s - self.began_s
+
+    @property
+    def gap(self) -> tuple[float, float]:
+        """The longest time without a piece: how long, and when it ended."""
+        times = [self.began_s, *self.heard_s, self.ended_s]
+        return max(((b - a, b) for a, b in pairwise(times)), default=(0.0, 0.0))
 
     @property
     def is_good(self) -> bool:
@@ -104,14 +112,26 @@ def _pause_s(asked: Sequence[Asked]) -> float:
 
 
 def _recover_s(asked: Sequence[Asked], fault_at_s: float) -> float:
-    """Return how long after the fault the last request ended that it disturbed."""
+    """Return how long after the fault the last request went on that it disturbed.
+
+    A call goes on when it is answered, a stream when its next piece comes: how long a stream
+    takes that begins anew is its own length.
+    """
     last_s = fault_at_s
     for kind in {one.kind for one in asked}:
         mine = [one for one in asked if one.kind == kind]
-        calm_s = max((one.took_s for one in mine if one.ended_s < fault_at_s), default=0.0)
-        limit_s = max(LATE_FACTOR * calm_s if kind == "call" else 0.0, calm_s + LATE_S)
-        for one in mine:
-            if one.ended_s > last_s and (one.took_s > limit_s or not one.is_good):
+        held = [_held(one) for one in mine]
+        calm_s = max((took for took, until_s in held if until_s < fault_at_s), default=0.0)
+        limit_s = max(LATE_FACTOR * calm_s, calm_s + LATE_S)
+        for one, (took_s, until_s) in zip(mine, held, strict=True):
+            if until_s > last_s and (took_s > limit_s or not one.is_good):
                 # What a fault late in the request cost, not the request's own length.
-                last_s = max(last_s, min(one.ended_s, fault_at_s + one.took_s))
+                last_s = max(last_s, min(until_s, fault_at_s + took_s))
     return last_s - fault_at_s
+
+
+def _held(one: Asked) -> tuple[float, float]:
+    """Return the longest time for which its caller heard nothing, and when that ended."""
+    if not one.is_good:
+        return one.took_s, one.ended_s
+    return one.gap if one.kind == "stream" else (one.took_s, one.ended_s)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mesh.roles.base import Piece, Role, StreamRole, Whole
 
 NOTES = "runs.txt"  # in a node's data folder; one id a line
@@ -46,6 +48,28 @@ class Work(Role):
     def close(self):
         """Close the notes."""
         os.close(self._notes)
+
+
+class Crunch(Role):
+    """Computes as models do: mostly in a library that lets other threads run, some in Python."""
+
+    takes: ClassVar[Mapping[str, Any]] = {"id": str}
+    gives: ClassVar[tuple[str, ...]] = ("by",)
+    options: ClassVar[Mapping[str, Any]] = {"size": 384, "turns": 20_000}
+
+    def load(self):
+        """Make a matrix."""
+        size = self.context.options["size"]
+        self._matrix = np.full((size, size), 1.0 / size, np.float32)
+
+    def run(self, batch):
+        """Multiply for each item, and count in between."""
+        answers = []
+        for item in batch:
+            product = self._matrix @ self._matrix @ self._matrix
+            turns = sum(range(self.context.options["turns"]))
+            answers.append({"by": f"{item['id']} {float(product[0, 0]):.3f} {turns}"})
+        return answers
 
 
 class Tell(StreamRole):

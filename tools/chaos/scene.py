@@ -66,6 +66,7 @@ class Scene:
     calls_s: float
     streams_s: float
     epoch: int = 1
+    minutes: float = 1.0  # of scenes in which nothing is done
     played: int = 0
     roles: dict[str, set[str]] = field(default_factory=dict)
     more: list[Asked] = field(default_factory=list)

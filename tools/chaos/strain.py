@@ -30,6 +30,7 @@ role = "{name}"
 take = {{ id = "id" }}
 give = {{ by = "by" }}
 """
+HINT_S_MAX = 10.0  # a queue of seconds is no reason to stay away for longer
 REFUSED = ("overloaded", "no_capacity", "attempts_spent", "breaker_open", "capacity_error")
 
 
@@ -67,6 +68,8 @@ async def overload(scene: Scene) -> list[Finding]:
         Finding("overload: goodput, share of the peak", _rate(flood) / _rate(peak), 0.9, True),
         Finding("overload: p99 of the admitted, ms", _at(_took(good), 0.99) * 1000.0, 1000.0),
         Finding("overload: p99 of a refusal, ms", _at(_took(refused), 0.99) * 1000.0, 50.0),
+        Finding("overload: refused without Retry-After", _without_hint(refused), 0.0),
+        Finding("overload: longest Retry-After, s", _longest_hint(refused), HINT_S_MAX),
         Finding("overload: neither answered nor refused", len(other), 0.0),
         Finding("overload: back to normal after, s", normal_s - ended_s, 10.0),
     ]
@@ -170,6 +173,14 @@ async def _wait_serving(scene: Scene, is_true: Callable[[int], bool], within_s: 
             return time.monotonic() - began_s
         await asyncio.sleep(0.1)
     return 2.0 * within_s
+
+
+def _without_hint(refused: Sequence[Asked]) -> int:
+    return sum(not one.retry_after_s for one in refused)
+
+
+def _longest_hint(refused: Sequence[Asked]) -> float:
+    return max((one.retry_after_s or 0.0 for one in refused), default=0.0)
 
 
 def _took(asked: Sequence[Asked]) -> list[float]:

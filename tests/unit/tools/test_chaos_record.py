@@ -40,3 +40,12 @@ def test_the_longest_pause_and_the_last_disturbed_request_are_found():
     assert pytest.approx(1590.0) == row.pause_ms
     assert pytest.approx(1.5) == row.recover_s
     assert 1 == row.again
+
+
+def test_a_stream_has_recovered_when_pieces_come_again():
+    """Its own length is not held against the fault, nor is one that went on as before."""
+    calm = Asked("c", "stream", 0.0, 0.3, pieces=[0, 1], wanted=2, answers=1, heard_s=[0.1, 0.2])
+    broken = Asked("b", "stream", 1.8, 4.0, pieces=[0, 1], wanted=2, answers=1)
+    broken.heard_s = [1.9, 2.9, 3.3, 3.7]
+    assert pytest.approx(0.9) == row_of("x", [calm, broken], 2.0, []).recover_s
+    assert 0.0 == row_of("x", [calm], 2.0, []).recover_s
