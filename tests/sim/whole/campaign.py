@@ -1,0 +1,395 @@
+"""Campaigns of random meshes under requests: a seed draws the faults, laws watch every call.
+
+    python -m tests.sim.whole.campaign --seeds 1000           a campaign
+    python -m tests.sim.whole.campaign --seed 17 --trace      one mesh, told event by event
+    python -m tests.sim.whole.campaign --seed 17 --shrink     the fewest faults that still break it
+    python -m tests.sim.whole.campaign --mutant NAME          seeds until a seeded bug is caught
+
+Two kinds of worlds. In a steady one faults come one after the other, each when the mesh has
+settled after the last: there nothing may fail, and nobody waits long. In a wild one they come as
+they like: there requests may fail, but each ends in time, once, and leaves nothing behind.
+"""
+
+# ruff: noqa: T201 - a program: it prints
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from random import Random
+
+from mesh.settings.schema import Limits
+from tests.sim.campaign import calm_bound_s
+from tests.sim.whole.laws import at_rest
+from tests.sim.whole.town import PIPELINES, Town, played
+from tests.sim.world import Weather
+
+STORM_S = 40.0
+SETTLE_S = 2.0  # between two faults of a steady world
+LOOK_S = 0.5
+QUIET_S = 16.0  # longer than any client waits
+ORDERLY = ("drain", "epoch", "slow", "lag", "jump")  # nothing that is under way is lost
+BREAKING = ("crash", "off", "move", "pause", "cut", "oneway", "burst")
+FAULTS = ORDERLY + BREAKING
+MUST_HAPPEN = {  # what a campaign must have seen, so that its silence means something
+    *(f"fault.{fault}" for fault in FAULTS),
+    *("call.first", "call.hedge", "call.doubt", "call.failover", "call.retry"),
+    *("breaker.open", "breaker.half-open", "breaker.closed"),
+    *("ask.done", "ask.gone", "doors changed", "twins agreed", "doubts changed"),
+    *("met.connection_lost", "met.unreachable", "met.cancelled_call", "queue.overloaded"),
+    *("streams resumed", "kept answers", "joined requests", "refused doors"),
+}
+Trap = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One line of a world's script; `at_s` is no more than an order in a steady world."""
+
+    at_s: float
+    kind: str
+    host: str
+    seconds: float
+    size: float
+
+    def __str__(self) -> str:
+        """Say it for a person."""
+        return (
+            f"{self.at_s:7.3f} {self.kind:<7} {self.host} for {self.seconds:.2f} s, {self.size:.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class Script:
+    """Everything that a seed decides before the run."""
+
+    seed: int
+    names: tuple[str, ...]
+    is_steady: bool
+    replicas: int
+    weather: Weather
+    queue_max: int
+    pace_s: float
+    mix: tuple[str, ...]
+    faults: tuple[Fault, ...]
+
+    def __str__(self) -> str:
+        """Return the expansion of the seed, as it is printed with a failure."""
+        kind = "steady" if self.is_steady else "wild"
+        head = (
+            f"seed {self.seed}: {kind}, {len(self.names)} nodes, {self.replicas} replicas, queues "
+            f"of {self.queue_max}, a client per {self.pace_s:.2f} s for {' '.join(self.mix)}, "
+            f"{self.weather}"
+        )
+        return "\n".join([head, *(f"  {fault}" for fault in self.faults)])
+
+
+def draw(seed: int) -> Script:
+    """Expand a seed: first which kinds of faults there are, then each fault."""
+    rng = Random(f"{seed}/whole")
+    is_steady = rng.random() < 0.6
+    names = tuple("abcdef"[: rng.randint(4 if is_steady else 3, 6)])
+    kinds = [one for one in FAULTS if rng.random() < 0.4] or ["crash"]
+    if rng.random() < 0.25:
+        kinds = [one for one in kinds if one in ORDERLY] or ["drain"]
+    weather = Weather(
+        latency_s=rng.choice((0.0005, 0.003, 0.02)),
+        jitter_s=rng.choice((0.0005, 0.005)),
+        loss=rng.choice((0.0, 0.0, 0.01) if is_steady else (0.0, 0.05, 0.2)),
+    )
+    faults, at_s, pace_s = [], 2.0, rng.choice((1.5, 3.0, 6.0))
+    while (at_s := at_s + rng.expovariate(1 / pace_s)) < STORM_S:
+        length_s = rng.choice((0.5, 1.5, 4.0, 7.0)) * rng.uniform(0.8, 1.2)
+        faults.append(Fault(at_s, rng.choice(kinds), rng.choice(names), length_s, rng.random()))
+    mix = tuple(name for name in PIPELINES if rng.random() < 0.6) or ("work",)
+    queue_max = rng.choice((8, 32, 1024))
+    return Script(
+        seed,
+        names,
+        is_steady,
+        rng.randint(2, 3),
+        weather,
+        queue_max,
+        rng.choice((0.2, 0.5) if queue_max == 8 else (0.05, 0.15, 0.5)),
+        mix,
+        tuple(faults),
+    )
+
+
+def inflict(world: Town, fault: Fault) -> None:
+    """Let one fault happen; where it cannot, nothing does."""
+    name, process = fault.host, world.processes.get(fault.host)
+    if process is None or process.is_paused or process.is_leaving:
+        return
+    world.counts[f"fault.{fault.kind}"] += 1
+    world.tell_tale("FAULT", fault)
+    world.laws_of_flow.unrest()
+    match fault.kind:
+        case "crash" | "off" | "move":
+            world.crash(name, is_silent=fault.kind == "off")
+            world.later(fault.seconds, lambda: _back(world, fault, is_moved=fault.kind == "move"))
+        case "pause":
+            world.pause(name)
+            world.later(fault.seconds, lambda: world.resume(name))
+        case "cut" | "oneway":
+            _cut(world, fault)
+        case "slow":
+            process.slowness = 5.0 + 40.0 * fault.size
+            world.later(fault.seconds, lambda: setattr(process, "slowness", 1.0))
+        case "lag":
+            world.lags[name] = 0.02 + 0.2 * fault.size
+            world.later(fault.seconds, lambda: world.lags.pop(name, None))
+        case "jump":
+            world.wall_jumps_s[name] = 3600.0 * (fault.size - 0.5)
+        case "drain":
+            world.drain(name)
+            world.later(fault.seconds, lambda: _back(world, fault))
+        case "epoch":
+            text = world.publish(2 + int(2 * fault.size), 1 + int(8 * fault.size))
+            process.post(lambda: process.keep(process.takeover.offer(text, "a person")))
+        case "burst":
+            world.laws_of_flow.burst_s = world.now_s
+            world.crowd.burst(40 + int(160 * fault.size), 0.5 + fault.seconds / 3)
+
+
+def _cut(world: Town, fault: Fault) -> None:
+    """Cut one host off: from all, or so that it hears or says nothing."""
+    others = [name for name in world.hosts if name != fault.host]
+    sides = [[fault.host], others]
+    if fault.size < 0.5:
+        sides.reverse()
+    world.cut(sides[0], sides[1], both=fault.kind == "cut")
+    world.cut_off.add(fault.host)
+    world.later(fault.seconds, world.heal)
+
+
+def _back(world: Town, fault: Fault, *, is_moved: bool = False) -> None:
+    """Start a host again, once it has ended."""
+    if fault.host in world.processes:
+        world.later(LOOK_S, lambda: _back(world, fault))
+        return
+    world.laws_of_flow.unrest()
+    world.tell_tale("START", fault.host, "elsewhere" if is_moved else "")
+    world.start(fault.host, new_address=is_moved)
+
+
+def _one_after_the_other(world: Town, faults: list[Fault], again_s: float = 0.0) -> None:
+    """Inflict the next fault as soon as the mesh has settled after the last."""
+
+    def look() -> None:
+        flow = world.laws_of_flow
+        is_over = world.now_s >= again_s and flow.unrest_s < world.now_s - SETTLE_S
+        if not (is_over and world.is_settled):
+            world.later(LOOK_S, look)
+            return
+        world.cut_off.clear()
+        if faults and not world.crowd.is_closed:
+            fault = faults.pop(0)
+            inflict(world, fault)
+            _one_after_the_other(world, faults, world.now_s + fault.seconds)
+
+    world.later(LOOK_S, look)
+
+
+def calm_down(world: Town, weather: Weather) -> None:
+    """End all faults, start whoever is down."""
+    world.tell_tale("CALM")
+    world.heal()
+    world.lags.clear()
+    world.weather = Weather(weather.latency_s, weather.jitter_s)
+    for name in world.hosts:
+        process = world.processes.get(name)
+        if process is None:
+            _back(world, Fault(0.0, "", name, 0.0, 0.0))
+        elif process.is_paused:
+            world.resume(name)
+        elif process.is_leaving:
+            _back(world, Fault(0.0, "", name, 0.0, 0.0))
+
+
+def built(script: Script) -> Town:
+    """Return the world of a script, settled, before its first fault."""
+    world = Town(
+        script.seed,
+        list(script.names),
+        replicas=script.replicas,
+        weather=script.weather,
+        limits=Limits(queue_max=script.queue_max, requests_max=256),
+        pace_s=script.pace_s,
+        mix=script.mix,
+    )
+    world.is_steady = script.is_steady
+    world.is_orderly = all(fault.kind in ORDERLY for fault in script.faults)
+    return world
+
+
+def play(script: Script, tale: Callable[[float, str], None] | None = None) -> Town:
+    """Run one world; raises AssertionError if a law breaks. Within `played`."""
+    world = built(script)
+    if tale is not None:
+        world.on_tale = tale
+    try:
+        _play(world, script)
+    finally:
+        world.close()
+    return world
+
+
+def _play(world: Town, script: Script) -> None:
+    world.start_all(spread_s=0.1)
+    world.run_until(lambda: world.is_settled, 20.0, LOOK_S)
+    world.laws_of_flow.unrest()
+    world.crowd.come()
+    if script.is_steady:
+        _one_after_the_other(world, list(script.faults))
+    else:
+        for fault in script.faults:
+            world.later(fault.at_s, lambda fault=fault: inflict(world, fault))  # type: ignore[misc]
+    world.run(STORM_S)
+    world.crowd.is_closed = True
+    world.run(QUIET_S)
+    calm_down(world, script.weather)
+    bound_s = calm_bound_s(len(script.names), world.rules) + 40.0
+    world.run_until(lambda: world.is_settled, bound_s, LOOK_S)
+    _ask_everywhere(world)
+    _count(world)
+    at_rest(world)
+    if world.laws_of_flow.broken:
+        raise world.laws_of_flow.broken[0]
+
+
+def _ask_everywhere(world: Town) -> None:
+    """After the storm every door answers everything."""
+    world.run(32.0)  # a breaker that has opened often is open for half a minute
+    asks = [world.crowd.ask(line, door) for door in world.hosts for line in PIPELINES]
+    world.run(12.0)
+    for ask in asks:
+        world.laws_of_flow.law(ask.outcome == "done", "A4 all is well after the storm", ask)
+
+
+def _count(world: Town) -> None:
+    """Add what the processes that still run have counted."""
+    for process in world.processes.values():
+        once, router = process.once.statistics(), process.router.statistics()
+        world.counts["streams resumed"] += router["resumed"]
+        world.counts["budget refused"] += router["budget_refused"]
+        world.counts["kept answers"] += once.get("hits", 0)
+        world.counts["joined requests"] += once["joined"]
+        world.counts["forwarded requests"] += once["forwarded"]
+        world.counts["refused doors"] += process.admission.statistics()["refused_requests"]
+
+
+def verdict(script: Script) -> str | None:
+    """Return what broke, or None. Within `played`."""
+    try:
+        play(script)
+    except AssertionError as broken:
+        return str(broken) or repr(broken)
+    return None
+
+
+def shrink(script: Script) -> Script:
+    """Return the script without the faults that the failure does not need: halves, then single."""
+    faults, size = list(script.faults), max(1, len(script.faults) // 2)
+    while True:
+        at = 0
+        while at < len(faults):
+            fewer = faults[:at] + faults[at + size :]
+            if verdict(replace(script, faults=tuple(fewer))):
+                faults = fewer
+            else:
+                at += size
+        if size == 1:
+            return replace(script, faults=tuple(faults))
+        size //= 2
+
+
+def run_campaign(
+    seeds: range,
+    failed: Callable[[Script, str], None] | None = None,
+    *,
+    is_first_enough: bool = False,
+) -> tuple[Counter[str], list[int]]:
+    """Play every seed; return what was seen, and the seeds that broke a law. Within `played`."""
+    seen: Counter[str] = Counter()
+    broken = []
+    for seed in seeds:
+        script = draw(seed)
+        try:
+            world = play(script)
+        except AssertionError as error:
+            broken.append(seed)
+            if failed:
+                failed(script, str(error) or repr(error))
+            if is_first_enough:
+                break
+            continue
+        seen.update(world.counts)
+        seen.update({f"law {name}": count for name, count in world.laws_of_flow.checked.items()})
+        seen["virtual s"] += int(world.now_s)
+        seen["worlds.steady" if script.is_steady else "worlds.wild"] += 1
+    return seen, broken
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=500, help="how many worlds")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--trace", action="store_true", help="tell everything that happens")
+    parser.add_argument("--shrink", action="store_true", help="leave out faults while it breaks")
+    parser.add_argument("--mutant", default="", help="with this seeded bug, until it is caught")
+    asked = parser.parse_args()
+    logging.disable(logging.CRITICAL)  # thousands of nodes die here
+    with played(), _trap(asked.mutant):
+        if asked.seed is not None:
+            return _one(asked.seed, is_traced=asked.trace, is_shrunk=asked.shrink)
+        return _many(range(asked.first, asked.first + asked.seeds), is_mutant=bool(asked.mutant))
+
+
+def _trap(name: str) -> AbstractContextManager[object]:
+    if not name:
+        return nullcontext()
+    from tests.sim.whole.mutants import MUTANTS  # it imports this module
+
+    return MUTANTS[name]()
+
+
+def _one(seed: int, *, is_traced: bool, is_shrunk: bool) -> int:
+    script = draw(seed)
+    script = shrink(script) if is_shrunk else script
+    print(script)
+    tale = (lambda at_s, tale: print(f"{at_s:9.3f} {tale}")) if is_traced else None
+    try:
+        world = play(script, tale)
+    except AssertionError as broken:
+        print(f"BROKEN {broken}")
+        return 1
+    print(f"every law holds; slowest of a steady mesh: {world.laws_of_flow.slowest_s:.2f} s")
+    return 0
+
+
+def _many(seeds: range, *, is_mutant: bool) -> int:
+    since_s = time.perf_counter()
+    seen, broken = run_campaign(
+        seeds, lambda script, why: print(f"{script}\n  {why}\n"), is_first_enough=is_mutant
+    )
+    took_s = time.perf_counter() - since_s
+    print(f"{len(seeds)} worlds, {seen['events']} events in {took_s:.1f} s; broken: {broken}")
+    for name in sorted(seen):
+        print(f"  {name:<24} {seen[name]}")
+    print(f"  never seen: {sorted(MUST_HAPPEN - set(+seen))}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
