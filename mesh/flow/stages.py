@@ -312,13 +312,15 @@ class RoleLinks:
         return self._stages._peers.stream(address, call)
 
     async def ping(self, address: str, instance: str, within_s: float) -> bool:
-        """Return whether the stage is there and answers."""
+        """Return whether the node is there and answers."""
         fields = {"op": "ping", "instance": instance}
         call = Call(
             to=f"{SERVICE}{self.role}", fields=fields, deadline_ms=max(1, int(within_s * 1000))
         )
         try:
             await self._stages._peers.call(address, call)
+        except NotFound:
+            return True  # it has let go of its part: the call that ordered it tells that
         except MeshError:
             return False
         return True

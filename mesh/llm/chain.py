@@ -111,6 +111,9 @@ class Chain:
                     await self._watch(watched)
             except (Broken, MeshError) as error:
                 await self._note(error)
+            except Exception:  # the task's root: a role without its chain would wait for ever
+                log.exception("chain.failed", extra={"role": self._links.role})
+                await asyncio.sleep(RETRY_S)
             finally:
                 self._relay.suspend()
 
@@ -136,7 +139,7 @@ class Chain:
         tokens = [os.urandom(TOKEN_BYTES) for _ in state.parts]  # the last one opens the way home
         home = self._expect(stack, tokens[-1]) if behind else None
         holds = []
-        nexts = [*behind[1:], head]
+        nexts = [*behind[1:], head] if behind else []
         for at, (part, node, after) in enumerate(zip(state.parts[1:], behind, nexts, strict=True)):
             fields = self._fields(part, after, tokens[at : at + 2], is_last=after is head)
             holds.append((node.name, await self._enter(stack, node, "hold", fields)))

@@ -49,7 +49,7 @@ class Links(Protocol):
         """Open a call with pieces to another node's stages."""
 
     async def ping(self, address: str, instance: str, within_s: float) -> bool:
-        """Return whether the stage is there and answers."""
+        """Return whether the node is there and answers."""
 
     def expect(self, token: bytes) -> asyncio.Future[socket.socket]:
         """Return the connection that will bring this token."""

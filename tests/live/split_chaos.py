@@ -49,9 +49,21 @@ async def campaign(folder: Path, times: int, seed: int, *, heads: bool = False) 
             how, when_s = draw.choice(["kill", "stop"]), draw.random() * calm_s
             if draw.random() < 0.4:
                 when_s *= 0.15  # while prompts are read
-            took_s = await _accident(parts[NODES.index(victim)], door, asked, calm, how, when_s)
             place = order.index(victim)
-            tell(f"{at}: {how} {victim} (part {place}) at {when_s:.2f} s: took {took_s:.2f} s")
+            tell(f"{at}: {how} {victim} (part {place}) at {when_s:.2f} s")
+            try:
+                took_s = await _accident(parts[NODES.index(victim)], door, asked, calm, how, when_s)
+            except BaseException:
+                _tell_last_words(nodes)
+                raise
+            tell(f"   took {took_s:.2f} s")
+
+
+def _tell_last_words(nodes):
+    for node in nodes:
+        tell(f"--- {node.name}")
+        for line in node.errors.read_text(errors="replace").splitlines()[-40:]:
+            tell(line)
 
 
 async def _through(door, asked):
