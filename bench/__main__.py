@@ -14,7 +14,8 @@ from pathlib import Path
 from bench.report import RESULTS, progress
 
 BENCHES = (
-    "micro", "ring", "hop", "serving", "search", "embedding", "retrieval", "llm", "split", "flood",
+    "micro", "ring", "hop", "serving", "search", "embedding", "retrieval", "llm", "prefix", "split",
+    "flood",
 )  # fmt: skip
 HERE = Path(__file__).parent
 
