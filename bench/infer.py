@@ -90,7 +90,7 @@ async def _with_joins(
             known.append(node)
             await fleet.wait_ready(known)
             at_s = time.monotonic() - began_s
-            events.append({"at_s": at_s, "text": f"{node.name} is ready"})
+            events.append({"run": load.name, "at_s": at_s, "text": f"{node.name} is ready"})
             progress(f"{node.name} is ready after {at_s:.0f} s")
 
     joining = asyncio.create_task(join())

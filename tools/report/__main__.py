@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tools.report import page
-from tools.report.runs import named_apart, read, read_events
+from tools.report.runs import named_apart, read, with_events
 
 
 def main() -> int:
@@ -27,18 +27,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("output/report"), help="folder")
     parser.add_argument("--title", default="What was measured")
     parser.add_argument(
-        "--events", type=Path, help="JSON lines with text and at_s or at: marked in the timeline"
+        "--events", type=Path, help="JSON lines with text and at, or run and at_s: in the timeline"
     )
     chosen = parser.parse_args()
     try:
         runs = named_apart([run for path in chosen.results for run in read(path)])
-        events = read_events(chosen.events, runs[0]) if chosen.events else []
+        runs = with_events(runs, chosen.events) if chosen.events else runs
     except (OSError, ValueError) as error:
         parser.error(str(error))
     from tools.report import plots  # here: --help need not wait for matplotlib
 
     chosen.out.mkdir(parents=True, exist_ok=True)
-    drawn = plots.draw_all(runs, chosen.out, events)
+    drawn = plots.draw_all(runs, chosen.out)
     pictures = [(name, caption, (chosen.out / name).read_bytes()) for name, caption in drawn]
     (chosen.out / "performance_report.txt").write_text(page.text(chosen.title, runs))
     (chosen.out / "report.html").write_text(page.html(chosen.title, runs, pictures))

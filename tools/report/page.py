@@ -23,9 +23,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 1.5rem 0; } figcaption { opacity: .75; font-size: .9rem; }
+.facts td { text-align: left; } .facts th { font-weight: 400; opacity: .75; }
 img { max-width: 100%; background: #fff; border-radius: 6px; }
 .bad { color: #b3261e; font-weight: 600; }
-@media (prefers-color-scheme: dark) { .bad { color: #ff8a80; } }
+@media (prefers-color-scheme: dark) {
+  .bad { color: #ff8a80; } img { filter: invert(.9) hue-rotate(180deg); }
+}
 pre { overflow-x: auto; font-size: .8rem; }
 """
 COLUMNS = (
@@ -62,7 +65,7 @@ def html(title: str, runs: Sequence[Run], pictures: Sequence[tuple[str, str, byt
 requests beyond it is left out.</p>
 {figures}
 <h2>How it was measured</h2>
-<table><tbody>{"".join(_fact(*fact) for fact in facts(runs))}</tbody></table>
+<table class="facts"><tbody>{"".join(_fact(*fact) for fact in facts(runs))}</tbody></table>
 <details><summary>Everything, as printed</summary><pre>{raw}</pre></details>
 </body></html>
 """

@@ -49,21 +49,37 @@ def named_apart(runs: Sequence[Run]) -> list[Run]:
     return made
 
 
-def read_events(path: Path, run: Run) -> list[tuple[float, str]]:
-    """Return (seconds since the run began, text) of each line of an events file.
+def with_events(runs: Sequence[Run], path: Path) -> list[Run]:
+    """Return the runs, each with the events of a file that fell into it, as (seconds, text).
 
-    A line is JSON with `text` and either `at_s` or `at`, a moment in UTC.
+    A line is JSON with `text` and `at`, a moment in UTC, or `at_s`, seconds since the run
+    began that it names as `run`; without a name that is the first.
+
+    Raises:
+        ValueError: a line is not that, or names a run that is not there.
     """
-    began = datetime.fromisoformat(run["began_at"])
-    events = []
-    for line in path.read_text().splitlines():
-        if line.strip():
+    found: dict[str, list[tuple[float, str]]] = {run["name"]: [] for run in runs}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
             one = orjson.loads(line)
-            at_s = one.get("at_s")
-            if at_s is None:
-                at_s = (datetime.fromisoformat(one["at"]) - began).total_seconds()
-            events.append((float(at_s), str(one["text"])))
-    return sorted(events)
+            name, at_s = _placed(runs, one)
+            found[name].append((at_s, str(one["text"])))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}:{number}: no event: {error!r}") from error
+    return [{**run, "events": sorted(found[run["name"]])} for run in runs]
+
+
+def _placed(runs: Sequence[Run], event: dict[str, Any]) -> tuple[str, float]:
+    """Return the run that an event fell into, and the seconds since that began."""
+    if event.get("at_s") is not None:
+        return str(event.get("run", runs[0]["name"])), float(event["at_s"])
+    at = datetime.fromisoformat(event["at"])
+    since = [(at - datetime.fromisoformat(run["began_at"])).total_seconds() for run in runs]
+    begun = [place for place, at_s in enumerate(since) if at_s >= 0.0]
+    place = min(begun, key=lambda one: since[one], default=0)
+    return str(runs[place]["name"]), since[place]
 
 
 def percentiles(rows: Sequence[Sequence[float]], shares: Sequence[float]) -> list[float]:

@@ -15,7 +15,7 @@ from tools.loadgen.plan import Load
 from tools.loadgen.sample import Sample, StageTime
 from tools.loadgen.summary import summarize
 from tools.report import page
-from tools.report.runs import named_apart, percentiles, read, read_events
+from tools.report.runs import named_apart, percentiles, read, with_events
 
 PROJECT = Path(__file__).resolve().parents[4]
 
@@ -93,12 +93,28 @@ def test_equal_names_are_told_apart():
     assert len(set(names)) == 3
 
 
-def test_events_are_placed_by_either_clock(tmp_path):
+def test_events_fall_into_the_run_that_had_begun(tmp_path):
+    """By the clock of the world, or by a run's own."""
+    runs = [run(), {**run("two"), "began_at": "2026-01-01T00:01:00+00:00"}]
     path = tmp_path / "events.jsonl"
     path.write_text(
         '{"at": "2026-01-01T00:00:07+00:00", "text": "back"}\n{"at_s": 2, "text": "gone"}\n'
+        '{"at": "2026-01-01T00:01:03+00:00", "text": "late"}\n'
+        '{"at_s": 1, "run": "two", "text": "named"}\n'
     )
-    assert [(2.0, "gone"), (7.0, "back")] == read_events(path, run())
+    first, second = with_events(runs, path)
+    assert [(2.0, "gone"), (7.0, "back")] == first["events"]
+    assert [(1.0, "named"), (3.0, "late")] == second["events"]
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"text": "x"}', '{"at_s": 1, "text": "x", "run": "?"}']
+)
+def test_a_line_that_is_no_event_is_named(line, tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text(f'{{"at_s": 2, "text": "gone"}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"events\.jsonl:2"):
+        with_events([run()], path)
 
 
 @pytest.mark.slow
