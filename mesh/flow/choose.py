@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from math import inf
 from random import Random
 from typing import Any
 
@@ -117,6 +118,10 @@ class Chooser:
             return BreakerOpen(what, retry_after_s=1.0, **where)
         what = f"no node serves role {role!r} now; {self._directory.explain(role)}"
         return NoOwner(what, retry_after_s=1.0, **where)
+
+    def is_due(self, role: str, tried: Collection[str]) -> bool:
+        """Whether a node that is left alone may be tried soon: it may be back, and is known so."""
+        return self._try_at_s(role, tried, inf) <= self._clock() + OWNER_WAIT_S
 
     def choose(
         self, role: str, spec: Role, fields: Fields, request: Request, usable: list[Endpoint]

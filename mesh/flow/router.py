@@ -365,13 +365,15 @@ class Router:
         error.node = error.node or endpoint.name
         error.request_id = error.request_id or request.id
         others = len(self._chooser.usable(role, tried))
-        is_led = spec.layers is not None and isinstance(error, PeerError)  # another node will lead
+        if not others and isinstance(error, PeerError):  # one may soon be tried, or another leads
+            is_led = spec.layers is not None and self._directory.is_coming(role, tried)
+            others = is_led or self._chooser.is_due(role, tried)
         if not attempts.may_retry(
             error,
             attempts=len(tried),
             is_idempotent=custom.is_idempotent(spec.kind),
             has_streamed=has_streamed,
-            others=others or (is_led and self._directory.is_coming(role, tried)),
+            others=others,
             left_s=request.left_s(self._clock()),
         ):
             raise error

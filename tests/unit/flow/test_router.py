@@ -552,6 +552,23 @@ def test_a_broken_node_is_left_alone_and_then_tried_by_one_call():
     assert after >= 5
 
 
+def test_who_met_a_dead_node_waits_for_the_one_that_another_call_tries():
+    """Two nodes, one just back and tried by one call at a time, the other just gone."""
+
+    async def scenario():
+        made = world(route="round-robin", run_s=0.1)
+        fail(made, "n2", before=Unreachable())
+        for n in range(30):
+            await call(made, id=str(n))
+        await asyncio.sleep(1.3)
+        made.network.faults.clear()
+        fail(made, "n1", before=Unreachable())
+        calls = (call(made, id=f"later{n}") for n in range(4))
+        return [answered.node for answered in await asyncio.gather(*calls)]
+
+    assert run_virtual(scenario()) == ["n2"] * 4
+
+
 def test_when_every_breaker_is_open_the_error_says_so_soon():
     async def scenario():
         made = world(Upper, "n1")
