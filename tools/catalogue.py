@@ -192,8 +192,8 @@ they begin with `mesh_`, are values of the label `limit` in `{REACHED}`, and sta
 where the part counts them. *Silent* says why nobody is told. Each row has a test that reaches it; \
 `tools/limits.toml` names it.
 
-Errors of HTTP itself, such as a head that is none, are answered by aiohttp's parser before any \
-handler, with 400 and plain text.
+What is no HTTP is answered with 400, `bad_request` and the parser's reason, and the connection \
+is closed; such requests have no line in the log.
 """
 
 

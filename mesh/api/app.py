@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import socket
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ from mesh.api import (
     status,
     vectors,
 )
+from mesh.api.fallback import Fallback
 from mesh.api.front import Front
 from mesh.api.guard import SHAPES, Guard, middleware
 from mesh.api.parts import PARTS, Parts
@@ -33,6 +35,7 @@ from mesh.errors import SetupError
 KEEPALIVE_S = 75.0  # above the 15 s after which aiohttp's client drops idle connections
 HEADERS_MAX = 64
 SHUTDOWN_S = 1.0  # the drain has waited already
+FILES_SPARE = 256  # that a node itself opens: peers, models, documents, its log
 GUARD: web.AppKey[Guard] = web.AppKey("guard", Guard)
 BACKLOG = 1024  # connections that wait to be accepted; the usual 128 is one burst of a load test
 
@@ -84,7 +87,14 @@ class Doors:
         server = self._runner.server
         assert server is not None
         server.request_handler = self._shortcut.handle  # type: ignore[assignment]
-        self._front = Front(self._app[PARTS], self._app[GUARD], server, KEEPALIVE_S)
+        parts, guard = self._app[PARTS], self._app[GUARD]
+        self._front = Front(
+            parts,
+            guard,
+            lambda closed: Fallback(server, guard, closed),
+            KEEPALIVE_S,
+            min(parts.settings.limits.connections_max, files_left()),
+        )
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._front.accept, sock=sock, backlog=BACKLOG)
 
@@ -95,6 +105,12 @@ class Doors:
         if self._front is not None:
             await self._front.aclose(SHUTDOWN_S)
         await self._runner.cleanup()
+
+
+def files_left() -> int:
+    """Return how many connections the system lets this process have beside its own files."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if most == resource.RLIM_INFINITY else max(FILES_SPARE, most - FILES_SPARE)
 
 
 def bind(key: str, address: str) -> socket.socket:

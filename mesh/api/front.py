@@ -23,13 +23,14 @@ from typing import cast
 
 from aiohttp.tcp_helpers import tcp_keepalive
 
-from mesh.api import answer, head
+from mesh.api import answer, head, intake
 from mesh.api.guard import Guard
 from mesh.api.head import BODY_BYTES_MAX, END, HEAD_BYTES_MAX
 from mesh.api.native import PipelineDoor, RoleDoor
 from mesh.api.parts import Parts
 from mesh.api.plain import Plain, Work
-from mesh.errors import MeshError
+from mesh.api.whole import spelled
+from mesh.errors import MeshError, Overloaded
 
 PATIENCE_S = 0.25  # a request that is not whole by then is slow: aiohttp knows how long to wait
 IDLE_LOOK_S = 5.0  # how much longer than agreed a connection may stay that nobody uses
@@ -44,23 +45,27 @@ class Front:
     Args:
         parts: of the node.
         guard: the same that stands before aiohttp's handlers.
-        fallback: makes aiohttp's side of a connection.
+        fallback: makes aiohttp's side of a connection, given what to call when that is gone.
         keepalive_s: how long a connection may be idle.
+        connections_max: more are told so, and closed.
     """
 
     def __init__(
         self,
         parts: Parts,
         guard: Guard,
-        fallback: Callable[[], asyncio.Protocol],
+        fallback: Callable[[Callable[[], None]], asyncio.Protocol],
         keepalive_s: float,
+        connections_max: int,
     ) -> None:
         self.parts = parts
         self.guard = guard
-        self.fallback = fallback
         self.connections: set[Connection] = set()
         self.is_closing = False
+        self._fallback = fallback
         self._keepalive_s = keepalive_s
+        self._connections_max = connections_max
+        self._handed_over = 0  # connections that are aiohttp's now
         self._plain: dict[bytes, Plain] = {}
         self._slow: set[Connection] = set()  # whose request is not whole
         self._slow_look: asyncio.TimerHandle | None = None
@@ -68,9 +73,28 @@ class Front:
         self._idle_look = self._loop.call_later(IDLE_LOOK_S, self._look_idle)
         self._ended = asyncio.Event()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more connections than may be."""
+        return len(self.connections) + self._handed_over > self._connections_max
+
     def accept(self) -> Connection:
         """Return the protocol of a new connection."""
         return Connection(self)
+
+    def fallback(self) -> asyncio.Protocol:
+        """Return aiohttp's side of a connection that is handed over."""
+        self._handed_over += 1
+        return self._fallback(self._lost)
+
+    def refusal(self) -> bytes:
+        """Return what a connection is told for which there is no place; it is counted."""
+        admission = self.parts.admission
+        admission.refused_connections += 1
+        error = Overloaded(f"{self._connections_max} connections are open, which is the limit")
+        request_id = intake.new_id()
+        response = answer.failed(error, answer.error_body(error, request_id))
+        return spelled(response, f"X-Request-ID: {request_id}\r\nConnection: close\r\n")
 
     def plain(self, data: bytes) -> Plain | None:
         """Return what a head means, if it is plain and may enter; None: aiohttp shall see it."""
@@ -120,6 +144,9 @@ class Front:
             except TimeoutError:
                 for connection in tuple(self.connections):
                     connection.abort()
+
+    def _lost(self) -> None:
+        self._handed_over -= 1
 
     def _read(self, data: bytes) -> Plain | None:
         found = head.read(data)
@@ -185,6 +212,9 @@ class Connection(asyncio.Protocol):
         tcp_keepalive(self._transport)
         self._front.connections.add(self)
         if self._front.is_closing:
+            self._transport.close()
+        elif self._front.is_full:
+            self._transport.write(self._front.refusal())
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:

@@ -37,6 +37,7 @@ _PROBES = {"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready
 FREE = frozenset({*_PROBES, "/", "/console.js", "/console.css"})
 """Open without a key: what an orchestrator asks, and the page in which a person types the key."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+NO_ROUTE = "(unknown)"  # label of what leads nowhere: callers may invent any path
 HOSTS_MAX = 256  # verdicts kept; a caller may send any Host
 Shape = Callable[[MeshError], dict[str, Any]]
 SHAPE: web.RequestKey[Shape] = web.RequestKey("shape")
@@ -97,6 +98,13 @@ class Guard:
         self._parts.log.error("request.crashed", error, id=request_id, path=path)
         return RoleError(f"{type(error).__name__} in this node; its log has the traceback")
 
+    def count(self, route: str, method: str, status: int, code: str, took_s: float) -> None:
+        """Count one request; the arguments are those of `note`."""
+        metrics = self._parts.metrics
+        metrics.observe_http(route, _method(method), status, took_s)
+        if code:
+            metrics.observe_error(code)
+
     def note(
         self,
         route: str,
@@ -118,7 +126,8 @@ class Guard:
             code: of the error, "" if there was none.
             took_s: from head to answer.
         """  # fmt: skip
-        self._parts.metrics.observe_http(route, _method(method), status, took_s)
+        self.count(route, method, status, code, took_s)
+        more: dict[str, int] = {}
         if not code:
             if method != "POST":
                 return
@@ -126,11 +135,7 @@ class Guard:
                 skipped = self._quota.take(time.monotonic())
                 if skipped is None:
                     return
-                more = {"skipped": skipped} if skipped else {}
-            else:
-                more = {}
-        else:
-            more = {}
+                more = {"skipped": skipped} if skipped else more
         self._parts.log.info(
             "request.answered",
             id=request_id,
@@ -286,7 +291,7 @@ def _translated(request: web.Request, error: web.HTTPException) -> MeshError:
 
 def _note(guard: Guard, request: web.Request, status: int, code: str, took_s: float) -> None:
     resource = request.match_info.route.resource
-    route = resource.canonical if resource is not None else "(unknown)"
+    route = resource.canonical if resource is not None else NO_ROUTE
     path = request.path if resource is not None else route
     guard.note(route, path, request.method, request[REQUEST_ID], status, code, took_s)
 

@@ -20,6 +20,9 @@ class Admission(Serving):
 
     Args:
         limits: of this node.
+
+    Attributes:
+        refused_connections: counted by the doors, which have no place for them.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -27,7 +30,7 @@ class Admission(Serving):
         self._limits = limits
         self.is_draining = False
         self.total = 0
-        self.refused = 0
+        self.refused = self.refused_connections = 0
 
     def admit(self, request: Request) -> Admission:
         """Return the place of a request, to hold with `with` until it is answered.
@@ -62,6 +65,7 @@ class Admission(Serving):
             "active_requests": self.active,
             "total_requests": self.total,
             "refused_requests": self.refused,
+            "refused_connections": self.refused_connections,
             "draining": self.is_draining,
         }
 

@@ -39,6 +39,7 @@ def gossip_events(figures: Figures) -> dict[str, int]:
 def _of_node(figures: Figures) -> Iterator[tuple[str, int]]:
     routes = figures.get("routes", {})
     yield "door.requests", figures.get("door", {}).get("refused_requests", 0)
+    yield "door.connections", figures.get("door", {}).get("refused_connections", 0)
     yield "route.budget", routes.get("budget_refused", 0)
     yield "route.shadows", routes.get("shadows", {}).get("skipped", 0)
     yield "once.kept", figures.get("once", {}).get("evictions", 0)

@@ -82,6 +82,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
     body_bytes_max: Some = 32 << 20  # TooLarge; ten times the 3 MB JSON tensors of /infer
     requests_max: Some = 4096  # Overloaded; requests in flight at this door
+    connections_max: Some = 8192  # Overloaded; open at this door, also idle ones
     queue_max: Some = 1024  # Overloaded; items waiting per role
     frame_bytes_max: Some = 64 << 20  # TooLarge; one message between nodes
     deadline_s: Seconds = 60.0  # DeadlineExceeded; where a caller names none

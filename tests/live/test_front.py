@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
+import zlib
 from contextlib import asynccontextmanager
 from random import Random
 
 import pytest
 
-from mesh.api import front
+from mesh.api import fallback, front
 from mesh.api.head import BODY_BYTES_MAX
 from mesh.settings.schema import Limits, Security
 from tests.support.live import mesh, wait_idle, wait_until
@@ -112,6 +114,18 @@ ODD = {
     "large": post(body=json.dumps({"text": "x" * (BODY_BYTES_MAX + 9)}).encode()),
     "too large": post(body=b"x" * ((1 << 20) + 1)),
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "websocket": b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n",
+    "upgrade of a post": post("/v1/roles/count", GOOD, "Connection: upgrade", "Upgrade: h2c"),
+    "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "many headers": post("/v1/roles/count", GOOD, *(f"X-{n}: a" for n in range(62))),
+    "too many headers": post("/v1/roles/count", GOOD, *(f"X-{n}: a" for n in range(70))),
+    "long header": post("/v1/roles/count", GOOD, f"X-Long: {'a' * 8100}"),
+    "too long header": post("/v1/roles/count", GOOD, f"X-Long: {'a' * 9000}"),
+    "long path": post(f"/v1/roles/{'a' * 9000}"),
+    "trailers": chunked()[:-2] + b"X-Sum: 1\r\n\r\n",
+    "bad chunk": chunked().replace(b"\r\n\r\ne\r\n", b"\r\n\r\nzz\r\n"),
+    "compressed": post("/v1/roles/count", zlib.compress(GOOD), "Content-Encoding: deflate"),
     "lone line feeds": post().replace(b"\r\n", b"\n"),
 }
 
@@ -121,7 +135,7 @@ async def both(folder, **parts):
     """Run a node; give it with the ports of its front and of aiohttp alone."""
     async with mesh(folder, count=1, text=TEXT, **parts) as (nodes, _):
         loop, site = asyncio.get_running_loop(), nodes[0]._site
-        plain = await loop.create_server(site._runner.server, "127.0.0.1", 0)
+        plain = await loop.create_server(site._front.fallback, "127.0.0.1", 0)
         ports = [int(nodes[0].http_address.rpartition(":")[2]), plain.sockets[0].getsockname()[1]]
         try:
             yield nodes[0], ports
@@ -404,3 +418,63 @@ def _counts(node):
     found = dict(line.rsplit(" ", 1) for line in lines if re.match(r"mesh_\w+_(total|count)", line))
     kept = ("mesh_http_request", "mesh_pipeline", "mesh_stage")
     return {key: float(n) for key, n in found.items() if key.startswith(kept)}
+
+
+def test_errors_are_counted_by_their_codes(tmp_path):
+    """Those of requests, those before a handler, and those of bytes that are no request."""
+
+    async def main():
+        async with both(tmp_path) as (node, ports):
+            for port in ports:
+                for data in (PLAIN["no json"], ODD["stranger"], ODD["garbage"]):
+                    await ask(port, [data])
+            text = node.parts.metrics.text().decode()
+            assert 'mesh_http_errors_total{code="bad_request"} 4.0' in text
+            assert 'mesh_http_errors_total{code="misdirected"} 2.0' in text
+
+    asyncio.run(main())
+
+
+def test_a_head_that_never_ends_is_not_waited_for(tmp_path, monkeypatch):
+    """Be it plain so far or not; nor does it help to send a byte now and then."""
+    monkeypatch.setattr(front, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(fallback, "HEAD_S", 0.1)
+
+    async def main():
+        async with both(tmp_path) as (node, ports):
+            for begin in (b"POST /v1/roles/count HTTP/1.1\r\nX-", b"GET / HTTP/1.1\r\nX-"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", ports[0])
+                writer.write(begin)
+                async with asyncio.timeout(5):
+                    while not reader.at_eof():
+                        writer.write(b"a")
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(0.01):
+                                assert await reader.read() == b""
+                writer.close()
+            assert not node._site._front._handed_over
+
+    asyncio.run(main())
+
+
+def test_connections_beyond_the_limit_are_told_so(tmp_path):
+    """Also when the others are aiohttp's; who leaves makes room."""
+
+    async def main():
+        async with both(tmp_path, limits=Limits(connections_max=2)) as (node, ports):
+            plain = await asyncio.open_connection("127.0.0.1", ports[0])
+            odd = await asyncio.open_connection("127.0.0.1", ports[0])
+            for (reader, writer), data in ((plain, post()), (odd, ODD["get"])):
+                writer.write(data)
+                assert (await read(reader))[0] == "HTTP/1.1 200 OK"
+            status, headers, body = (await ask(ports[0], [b""]))[0]
+            assert (status, headers["Connection"]) == ("HTTP/1.1 503 Service Unavailable", "close")
+            assert headers["Retry-After"] == "1"
+            assert json.loads(body)["error"]["code"] == "overloaded"
+            assert b'limit="door.connections",role=""} 1.0' in node.parts.metrics.text()
+            odd[1].close()
+            await wait_until(lambda: not node._site._front._handed_over)
+            assert (await ask(ports[0], [post()]))[0][0] == "HTTP/1.1 200 OK"
+            plain[1].close()
+
+    asyncio.run(main())

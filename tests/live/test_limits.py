@@ -28,6 +28,7 @@ def test_a_head_beyond_the_parsers_limits_is_refused(tmp_path):
             many = {f"X-{number}": "x" for number in range(app.HEADERS_MAX + 1)}
             async with http.get(url(nodes[0], "/livez"), headers=many) as response:
                 assert 400 == response.status
+                assert "bad_request" == (await response.json())["error"]["code"]
             async with http.get(url(nodes[0], "/livez")) as response:
                 assert 200 == response.status
 

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from mesh.api import guard, openai_form, protocol, seeds, tensors, vectors
+from mesh.api import app, guard, openai_form, protocol, seeds, tensors, vectors
 from mesh.errors import BadRequest, MeshError, Unprocessable
 from mesh.settings.schema import Node
 
@@ -65,3 +65,13 @@ def test_verdicts_on_hosts_are_bounded():
         assert door._is_ours(f"10.0.{number >> 8}.{number & 255}")
         assert not door._is_ours(f"evil-{number}.example")
         assert len(door._verdicts) <= guard.HOSTS_MAX
+
+
+def test_connections_leave_the_node_files_of_its_own(monkeypatch):
+    """Or a crowd of idle clients would keep it from its peers."""
+    cases = {(1024, 4096): 768, (300, 300): app.FILES_SPARE, (1 << 20, 1 << 20): (1 << 20) - 256}
+    for limits, expected in cases.items():
+        monkeypatch.setattr(app.resource, "getrlimit", lambda _, found=limits: found)
+        assert expected == app.files_left()
+    monkeypatch.setattr(app.resource, "getrlimit", lambda _: (app.resource.RLIM_INFINITY,) * 2)
+    assert app.files_left() > 1 << 20
