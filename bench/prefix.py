@@ -5,7 +5,7 @@
 Shell. SmolLM2-135M-Instruct Q4_1 in one engine for each value of `reuse`, and in llama.cpp, whose
 sequences keep and share what they have read; all stay loaded and take turns, in another order
 each round, after a round to warm up. A system prompt has 300 random tokens, a question 40, an
-answer 24, a conversation four turns. Medians over rounds, with the least and the most.
+answer 8, a conversation three turns. Medians over rounds, with the least and the most.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORK = {
     "shared_system": "system prompt read for another: first token, ms",
     "four_answers": "four answers to one prompt: all begun, ms",
     "nothing_shared": "nothing shared: first token, ms",
-    "decoding": "nothing shared, 8 answers of 64 tokens, ms",
+    "decoding": "nothing shared, 8 answers of 32 tokens, ms",
 }
 
 

@@ -16,7 +16,7 @@ from mesh.llm.engine import Engine
 from mesh.llm.loading import EngineSettings, open_engine
 
 CHANCE = random.Random(1)  # never the same tokens twice, but for what is meant to be shared
-SYSTEM, QUESTION, ANSWER, TURNS = 300, 40, 24, 4
+SYSTEM, QUESTION, ANSWER, TURNS = 300, 40, 8, 3
 
 
 def _tokens(count: int) -> list[int]:
@@ -62,9 +62,9 @@ async def nothing_shared(engine: Engine) -> float:
 
 
 async def decoding(engine: Engine) -> float:
-    """Return milliseconds of 8 answers of 64 tokens at once whose prompts share nothing."""
+    """Return milliseconds of 8 answers of 32 tokens at once whose prompts share nothing."""
     begun_s = time.perf_counter()
-    await asyncio.gather(*(_first(engine, _tokens(80), 64) for _ in range(8)))
+    await asyncio.gather(*(_first(engine, _tokens(80), 32) for _ in range(8)))
     return (time.perf_counter() - begun_s) * 1e3
 
 

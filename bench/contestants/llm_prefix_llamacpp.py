@@ -18,7 +18,7 @@ from bench.contestants.llm_llamacpp import Model
 from bench.workers import answer
 
 CHANCE = random.Random(1)  # as the mesh's own contestant draws
-SYSTEM, QUESTION, ANSWER, TURNS = 300, 40, 24, 4
+SYSTEM, QUESTION, ANSWER, TURNS = 300, 40, 8, 3
 
 
 def _tokens(count: int) -> list[int]:
@@ -78,10 +78,10 @@ def nothing_shared(model: Model) -> float:
 
 
 def decoding(model: Model) -> float:
-    """Return milliseconds of 8 answers of 64 tokens at once whose prompts share nothing."""
+    """Return milliseconds of 8 answers of 32 tokens at once whose prompts share nothing."""
     begun_s = time.perf_counter()
     last = [_read(model, _tokens(80), 0, row) for row in range(8)]
-    for step in range(63):
+    for step in range(31):
         model.run([(last[row], 80 + step, row, True) for row in range(8)])
         last = [model.best(row) for row in range(8)]
     return (time.perf_counter() - begun_s) * 1e3

@@ -21,11 +21,13 @@ from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Status
 from mesh.net.membership import Membership
 from mesh.net.peers import Peers
-from mesh.observe import limits
+from mesh.observe import language, limits
 from mesh.observe.metrics import Metrics, Sample
 from mesh.observe.stats import Process
 from mesh.ring.ring import Ring
 from mesh.settings.topology import Topology
+
+_Read = Callable[[], Iterator[Sample]]
 
 
 @dataclass(slots=True)
@@ -114,7 +116,38 @@ class Figures:
         total("mesh_limit_reached", "Limits reached, by name.", ("limit", "role"), self._reached)
         total("mesh_gossip_events", "Doubts and verdicts of this node.", ("event",), self._events)
         one("mesh_route_breakers_active", "Breakers not closed.", ("role",), self._breakers)
+        self._declare_models(metrics)
         total("mesh_peer_sent_bytes", "Bytes to peers.", ("node",), self._edge("bytes_out"))
+
+    def _declare_models(self, metrics: Metrics) -> None:
+        one, total, read = metrics.add_gauge, metrics.add_counter, self._models
+        total(
+            "mesh_llm_tokens",
+            "Tokens of language models: read, known from before, said.",
+            ("role", "done"),
+            read(language.tokens),
+        )
+        total(
+            "mesh_llm_prefixes",
+            "Beginnings of prompts that were known: hit, copy, eviction.",
+            ("role", "event"),
+            read(language.prefixes),
+        )
+        one(
+            "mesh_llm_kv_ratio",
+            "Share of the memory for keys and values: held, warm, free.",
+            ("role", "state"),
+            read(language.memory),
+        )
+        one(
+            "mesh_llm_answers_active",
+            "Answers of language models: running, waiting.",
+            ("role", "state"),
+            read(language.answers),
+        )
+
+    def _models(self, of: Callable[[language.Figures], Iterator[Sample]]) -> _Read:
+        return lambda: of(self.local.statistics())
 
     def _by_status(self) -> Iterator[Sample]:
         for status in Status:

@@ -38,6 +38,7 @@ class Ledger:
         warm: tokens whose keys and values lie in a slot of nobody's, by slot; the one used
             longest ago is first.
         touched: blocks per slot that were ever written and not given back.
+        evictions: how often a warm slot lost its end, or all, to somebody else.
     """
 
     slots: int
@@ -47,6 +48,7 @@ class Ledger:
     held: dict[int, int] = field(default_factory=dict)
     warm: dict[int, tuple[int, ...]] = field(default_factory=dict)
     touched: dict[int, int] = field(default_factory=dict)
+    evictions: int = 0
 
     @property
     def free(self) -> int:
@@ -75,7 +77,7 @@ class Ledger:
         if not self.has_slot(beside=spare) or not self.has_room(positions):
             return None
         slot = self._next_slot(spare)
-        self.warm.pop(slot, None)
+        self._evict(slot)
         self.held[slot] = blocks(positions)
         self._cut()
         return slot
@@ -121,7 +123,7 @@ class Ledger:
             # What is cold goes first; then what was warm longest.
             idle = [each for each in self.touched if each not in self.held]
             leaving = min(idle, key=lambda each: (each in self.warm, self._age(each)))
-            self.warm.pop(leaving, None)
+            self._evict(leaving)
             del self.touched[leaving]
             back.append(leaving)
         return back
@@ -145,7 +147,10 @@ class Ledger:
             del self.warm[other]
         self.warm[slot] = tokens
         while len(self.warm) > self.warm_max:
-            del self.warm[next(iter(self.warm))]
+            self._evict(next(iter(self.warm)))
+
+    def _evict(self, slot: int) -> None:
+        self.evictions += self.warm.pop(slot, None) is not None
 
     def _cut(self) -> None:
         """Let the slots warm longest lose their ends, until all is within the budget."""
@@ -156,6 +161,7 @@ class Ledger:
             left = max(0, blocks(len(tokens)) - over)
             over -= blocks(len(tokens)) - left
             self.warm[slot] = tokens[: left * BLOCK]
+            self.evictions += 1
             if not left:
                 del self.warm[slot]
 

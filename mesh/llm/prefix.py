@@ -128,6 +128,7 @@ class Prefixes:
             "prefix_hits": self._counts.hits,
             "prefix_tokens": self._counts.tokens,
             "prefix_copies": self._counts.copies,
+            "prefix_evictions": self._ledger.evictions,
         }
 
     def _note(self, count: int, *, is_copy: bool = False) -> None:

@@ -55,8 +55,9 @@ def _of_node(figures: Figures) -> Iterator[tuple[str, int]]:
 def _of_role(own: Figures) -> Iterator[tuple[str, int]]:
     yield from own.get("dropped", {}).items()
     yield "cache", own.get("cache", {}).get("evictions", 0)
-    yield "kv", own.get("preemptions", 0)
     yield "lane", own.get("process", {}).get("restarts", 0)
-    for reason, count in own.get("ended", {}).items():
+    engine = own.get("engine", {})
+    yield "kv", engine.get("preemptions", 0)
+    for reason, count in engine.get("ended", {}).items():
         if reason in ("too_large", "overloaded", "deadline"):
             yield reason, count

@@ -166,6 +166,19 @@ def test_nothing_is_warm_after_a_reset():
     assert figures(held) == (0, 0, 0)
 
 
+def test_what_makes_room_is_counted():
+    """Once for each warm slot that lost its end or all; one that is taken over lost nothing."""
+    held = memory(slots=3, warm_max=2)
+    for id_ in range(3):
+        held.submit(sequence(id_, range(1000 * id_, 1000 * id_ + 100)))
+        held.play()
+    assert held.machine.statistics()["prefix_evictions"] == 1, "two may be warm"
+    held.submit(sequence(9, range(2000, 2150)))
+    held.play()
+    assert figures(held) == (1, 100, 0)
+    assert held.machine.statistics()["prefix_evictions"] == 1
+
+
 def test_what_is_warm_goes_before_anybody_gives_way():
     held = memory(slots=3, warm_max=2, budget=6, cap=384)
     held.submit(sequence(1, range(100, 250)))
@@ -174,6 +187,7 @@ def test_what_is_warm_goes_before_anybody_gives_way():
     held.submit(sequence(2, range(500, 600), tokens_max=250))
     held.play()
     assert held.machine.statistics()["preemptions"] == 0
+    assert held.machine.statistics()["prefix_evictions"] > 0
 
 
 def test_without_reuse_everything_is_computed():

@@ -12,7 +12,10 @@ FIGURES = {
     "endings": {"peer_timeout": 7, "goodbye": 0},
     "roles": {
         "embed": {"dropped": {"expired": 8}, "cache": {"evictions": 9}},
-        "generate": {"preemptions": 10, "ended": {"stop": 99, "too_large": 11}, "total_items": 99},
+        "generate": {
+            "engine": {"preemptions": 10, "ended": {"stop": 99, "too_large": 11}},
+            "total_items": 99,
+        },
         "far": {"kind": "embed"},
     },
 }
