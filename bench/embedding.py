@@ -101,7 +101,6 @@ def measure(rounds: int, count: int, threads: int) -> tuple[str, dict[str, Any]]
 def _rounds(ours: Worker, theirs: Worker, rounds: int, folder: Path) -> tuple[str, dict[str, Any]]:
     ours.ask(**OURS, count=TRIED)
     best, tried = _best(theirs)
-    theirs.ask(batch=best["batch"], save=str(folder / "exact.npy"))
     seconds: dict[str, list[float]] = {"mesh": [], PEER: []}
     cpus_s: dict[str, list[float]] = {"mesh": [], PEER: []}
     for turn in range(rounds):
@@ -112,6 +111,8 @@ def _rounds(ours: Worker, theirs: Worker, rounds: int, folder: Path) -> tuple[st
             seconds[name].append(answer["seconds"])
             cpus_s[name].append(answer["cpu_s"])
             progress(f"round {turn + 1}/{rounds}  {name:22} {answer['seconds']:.2f} s")
+    progress(f"{PEER} in float32, once more, to compare with")
+    theirs.ask(batch=best["batch"], save=str(folder / "exact.npy"))
     exact = np.load(folder / "exact.npy")
     cosines = {name: _cosine_min(np.load(folder / f"{name}.npy"), exact) for name in seconds}
     count, base = len(exact), middle(seconds[PEER])

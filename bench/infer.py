@@ -124,8 +124,8 @@ def rows_of(results: Sequence[dict[str, Any]]) -> list[list[str]]:
             f"{one['latency']['median']:.0f}" if one["latency"] else "",
             f"{one['latency']['p95']:.0f}" if one["latency"] else "",
             f"{batch_mean(one):.2f}",
-            f"{_cpu(one, gateway=True):.1f}",
-            f"{_cpu(one, gateway=False):.1f}",
+            f"{cpu_ms(one, gateway=True):.1f}",
+            f"{cpu_ms(one, gateway=False):.1f}",
             f"{one['load_balance_percent']:.1f}",
         ]
         for one in results
@@ -141,7 +141,7 @@ def batch_mean(result: dict[str, Any]) -> float:
     return sum(size * count for size, count in sizes.items()) / max(1, sizes.total())
 
 
-def _cpu(result: dict[str, Any], *, gateway: bool) -> float:
+def cpu_ms(result: dict[str, Any], *, gateway: bool) -> float:
     """Return the milliseconds of processor that a request costs at the gateway, or elsewhere."""
     return sum(
         node["cpu_ms_per_request"]

@@ -44,6 +44,35 @@ def test_named_commands_exist(path):
         ).exists(), name
 
 
+def numbers():
+    """Return the commands of the README's table of figures."""
+    section = README.partition("\n## Numbers\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    return [row[-1] for row in rows[2:]]
+
+
+@pytest.mark.parametrize("command", numbers())
+def test_every_figure_has_a_command_that_can_be_run(command):
+    """A make target, or a module with the options that are named; or the row before."""
+    if command == "the same run":
+        return
+    assert re.fullmatch(r"`[^`]+`", command), command
+    words = command.strip("`").split()
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+        return
+    assert ["python", "-m"] == words[:2]
+    path = PROJECT / words[2].replace(".", "/")
+    file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    code = file.read_text()
+    for option in (word for word in words[3:] if word.startswith("--")):
+        assert f'"{option}"' in code, f"{words[2]} has no {option}"
+
+
+def test_the_first_figure_names_a_command():
+    assert "the same run" != numbers()[0]
+
+
 def test_configuration_files_that_it_names_exist():
     for name in re.findall(r"config/[a-z0-9_/]+\.toml", README):
         assert (PROJECT / name).exists(), name

@@ -1,0 +1,197 @@
+"""Says what the last run of each bench found, as rows of one table with the command beside each.
+
+Shell: reads `bench/results/`. `python -m bench --readme` prints it; the README's table is a copy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.report import middle, spread, table
+
+Row = tuple[str, str]
+"""What, and what was measured."""
+HEAD = ("what", "measured", "command")
+PEERS = {
+    "mosec": "Mosec",
+    "mosec-tuned": "Mosec with orjson and a window of 1 ms",
+    "litserve": "LitServe",
+    "bentoml": "BentoML",
+    "ray": "Ray Serve",
+}
+
+
+def rows(results: Path) -> list[tuple[str, str, str]]:
+    """Return a row per finding, of the benches that have been run."""
+    found = []
+    for name, read in READ.items():
+        path = results / f"{name}.json"
+        if not path.exists():
+            continue
+        saved = json.loads(path.read_text())
+        command = f"`{saved['command']}`"
+        for what, measured in read(saved["data"]):
+            found.append((what, measured, command))
+            command = "the same run"
+    return found
+
+
+def readme(results: Path) -> str:
+    """Return the table; its columns are text, so none is aligned to the right."""
+    lines = table(HEAD, rows(results)).splitlines()
+    return "\n".join([lines[0], "|---|---|---|", *lines[2:]])
+
+
+def serving(data: Any) -> list[Row]:
+    """Of the serving bench."""
+    at = "32" if "32" in data["mesh"] else max(data["mesh"], key=int)
+    rate = {name: middle([run["requests_per_s"] for run in by[at]]) for name, by in data.items()}
+    ours = rate["mesh"]
+
+    def against(name: str, title: str) -> str:
+        return f"{title} {rate[name]:,.0f}, {ours / rate[name]:.2g} times"
+
+    others = [against("bare", "bare aiohttp with the same batching")] if "bare" in rate else []
+    others += [against(name, title) for name, title in PEERS.items() if name in rate]
+    found = [
+        (
+            f"a small NumPy model behind HTTP, {at} connections, requests/s",
+            f"mesh {ours:,.0f} · the mesh against: {' · '.join(others)}",
+        )
+    ]
+    if "1" in data["mesh"]:
+        p50 = {name: middle([run["p50_ms"] for run in by["1"]]) for name, by in data.items()}
+        shown = [f"{PEERS[name]} {p50[name]:.2g}" for name in PEERS if name in p50]
+        bare = [f"bare aiohttp {p50['bare']:.3f}"] if "bare" in p50 else []
+        found.append(
+            ("… one connection, p50 in ms", " · ".join([f"mesh {p50['mesh']:.3f}", *bare, *shown]))
+        )
+    if "mesh-remote" in rate:
+        remote = f"{rate['mesh-remote']:,.0f} requests/s, {rate['mesh-remote'] / ours:.2f} of local"
+        if "1" in data["mesh"]:
+            remote += f"; one connection {p50['mesh-remote'] - p50['mesh']:.2f} ms above local"
+        found.append(("… the model on another node, on the same two cores", remote))
+    return found
+
+
+def infer(data: Any) -> list[Row]:
+    """Of the bench of 3 MB bodies."""
+    from bench.infer import LOADS, batch_mean, cpu_ms
+
+    found = []
+    for one in data:
+        count = LOADS.get(one["name"], LOADS["medium"])
+        failed, total = one["failed_requests"], one["total_requests"]
+        found.append(
+            (
+                f"`/infer`, 3 MB bodies, {one['name']} ({total:,} requests, {count} at once)",
+                f"{failed} failed · {one['throughput']:.0f} requests/s · mean batch "
+                f"{batch_mean(one):.1f} · gateway {cpu_ms(one, gateway=True):.1f} ms of processor "
+                f"a request, workers {cpu_ms(one, gateway=False):.1f}",
+            )
+        )
+    return found
+
+
+def search(data: Any) -> list[Row]:
+    """Of the vector search bench."""
+    recall, ms = data["recall"], data["ms"]
+    ours, faiss = "mesh index", "FAISS alone, same settings"
+    return [
+        (
+            "vector search, one query at a time",
+            f"recall@10 {recall[ours]:.3f}, {middle(ms[ours]['1']):.3f} ms · FAISS alone with the "
+            f"same settings {recall[faiss]:.3f}, {middle(ms[faiss]['1']):.3f} ms",
+        )
+    ]
+
+
+def embedding(data: Any) -> list[Row]:
+    """Of the embedding bench."""
+    seconds, best = data["seconds"], data["best"]
+    (ours, theirs) = (middle(seconds[name]) for name in ("mesh", "sentence-transformers"))
+    return [
+        (
+            "embedding 2,000 passages, 2 threads",
+            f"{ours:.1f} s · `sentence-transformers` at its best setting ({best['precision']}, "
+            f"batches of {best['batch']}) {theirs:.1f} s: {theirs / ours:.2f} times; smallest "
+            f"cosine with its float32 vectors {data['cosine_min']['mesh']:.5f}",
+        )
+    ]
+
+
+def retrieval(data: Any) -> list[Row]:
+    """Of the retrieval bench."""
+    hits, ms = data["hits"], {name: middle(took) for name, took in data["rerank_ms"].items()}
+    shown = ", ".join(f"{way} {count}" for way, count in hits.items())
+    kept, anew = ms["the index's token vectors"], ms["computed anew"]
+    return [
+        (
+            f"{data['questions']} questions in ordinary words: the right object is in the first 5",
+            shown.replace("dense", "vectors"),
+        ),
+        (
+            "… reranking 30 candidates, a question",
+            f"{kept:.1f} ms with the token vectors of the index, {anew:.0f} ms without",
+        ),
+    ]
+
+
+def llm(data: Any) -> list[Row]:
+    """Of the decoding bench."""
+    works = [work for work in data if work.endswith(("sequence", "sequences"))]
+    counts = ", ".join(work.split()[0] for work in works)
+    names = {"mesh": "mesh", "llamacpp": "llama.cpp, same file,", "transformers": "`transformers`"}
+    shown = [
+        f"{title} {', '.join(spread(data[work][name]) for work in works)}"
+        for name, title in names.items()
+        if name in data[works[0]]
+    ]
+    what = f"SmolLM2-135M, 4 bits, 2 threads, tokens/s at {counts} sequences"
+    found = [(what, " · ".join(shown))]
+    if "llamacpp" in data[works[0]]:
+        ratios = {w: middle(each["mesh"]) / middle(each["llamacpp"]) for w, each in data.items()}
+        rest = [f"{work} {ratios[work]:.2f}" for work in data if work not in works]
+        decoding = ", ".join(f"{ratios[work]:.2f}" for work in works)
+        found.append(
+            ("… the mesh against llama.cpp", f"{'; '.join([f'{decoding} times', *rest])} times")
+        )
+    return found
+
+
+def split(data: Any) -> list[Row]:
+    """Of the bench of a split model."""
+    ratios = [middle(each["split"]) / middle(each["whole"]) for each in data.values()]
+    what = f"its layers split over three nodes on the same two cores: {', '.join(data)}"
+    return [(what, f"{', '.join(f'{ratio:.2f}' for ratio in ratios)} times the speed unsplit")]
+
+
+def flood(data: Any) -> list[Row]:
+    """Of the flood bench."""
+    kept = [
+        f"in a {lane} " + ", ".join(f"{middle(each[lane]['kept']):.2f}" for each in data.values())
+        for lane in ("process", "thread")
+    ]
+    rate = middle(next(iter(data.values()))["process"]["requests_per_s"])
+    return [
+        (
+            f"decoding beside {rate:,.0f} plain requests/s, {' and '.join(data)} sequences: "
+            "speed kept",
+            "; ".join(kept),
+        )
+    ]
+
+
+READ: dict[str, Callable[[Any], list[Row]]] = {
+    "serving": serving,
+    "infer": infer,
+    "search": search,
+    "embedding": embedding,
+    "retrieval": retrieval,
+    "llm": llm,
+    "split": split,
+    "flood": flood,
+}
