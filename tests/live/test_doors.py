@@ -337,7 +337,7 @@ nodes = ["n1"]
 def test_reader_that_stops_reading_holds_nothing_past_its_deadline(tmp_path):
     async def main():
         async with mesh(tmp_path, count=2, text=FLOOD) as (nodes, http):
-            body, headers = {"text": "x", "stream": True}, {"X-Deadline-Ms": "100"}
+            body, headers = {"text": "x", "stream": True}, {"X-Deadline-Ms": "600"}
             address = url(nodes[0], "/v1/roles/flood")
             response = await http.post(address, json=body, headers=headers)
             assert response.status == 200
