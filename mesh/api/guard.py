@@ -267,14 +267,24 @@ def _failed(request: web.Request, error: Exception, guard: Guard) -> tuple[web.S
 
 
 def _shaped(request: web.Request, error: MeshError, headers: dict[str, str]) -> web.Response:
-    resource = request.match_info.route.resource
-    route = request.path if resource is None else resource.canonical
-    shape = request.get(SHAPE) or request.app.get(SHAPES, {}).get(route)
+    shape = request.get(SHAPE) or request.app.get(SHAPES, {}).get(_pattern(request))
     body = shape(error) if shape else error_body(error, request[REQUEST_ID])
     response = failed(error, body)
     if "Allow" in headers:
         response.headers["Allow"] = headers["Allow"]
     return response
+
+
+def _pattern(request: web.Request) -> str:
+    """Return the pattern of the path; that of a route which takes other methods, if any."""
+    resource = request.match_info.route.resource
+    if resource is not None:
+        return resource.canonical
+    for each in request.app.router.resources():
+        pattern = each.get_info().get("pattern")
+        if pattern is not None and pattern.fullmatch(request.path):
+            return each.canonical
+    return request.path
 
 
 def _translated(request: web.Request, error: web.HTTPException) -> MeshError:

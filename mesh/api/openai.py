@@ -90,9 +90,14 @@ async def read(request: web.Request, asked: Request) -> dict[str, Any]:
         raise refused(error) from error
 
 
-def refused(error: Unprocessable | TooLarge) -> BadRequest:
-    """Return what a role will not take, as this API calls it."""
-    return BadRequest(error.message, node=error.node, role=error.role, param=error.param)
+def refused(error: Unprocessable | TooLarge, param: str = "") -> BadRequest:
+    """Return what a role will not take, as this API calls it; `param` if it names no field."""
+    own = error.param
+    param = openai_form.NAMES.get(own, own) or param
+    message = error.message
+    if own and message.startswith(own):
+        message = param + message.removeprefix(own)
+    return BadRequest(message, node=error.node, role=error.role, param=param)
 
 
 async def _answer(request: web.Request, form: Form) -> web.StreamResponse:
@@ -109,7 +114,9 @@ async def _answer(request: web.Request, form: Form) -> web.StreamResponse:
                 chunks = _chunks(parts, questions, shape, asked)
                 return await events.send(request, asked, chunks, _failure)
             answers = await speech.together([speech.say(parts, one, asked) for one in questions])
-        except (Unprocessable, TooLarge) as error:
+        except TooLarge as error:
+            raise refused(error, "messages" if wanted.is_chat else "prompt") from error
+        except Unprocessable as error:
             raise refused(error) from error
         return Whole(answer.encode(shape.whole(answers)))
 
@@ -127,6 +134,8 @@ def _questions(parts: Parts, model: Model, wanted: Wanted) -> list[Question]:
         param = "messages" if wanted.is_chat else "prompt"
         what = "a message of the user" if wanted.is_chat else "a prompt of text"
         raise BadRequest(f"{param}: the pipeline {model.id!r} takes {what}", param=param)
+    if wanted.has_odds:
+        raise BadRequest(f"logprobs: the pipeline {model.id!r} tells none", param="logprobs")
     texts = [text for text in wanted.texts for _ in range(wanted.count)]
     return [Question(at, model, {model.input: text}) for at, text in enumerate(texts)]
 

@@ -17,16 +17,32 @@ from msgspec import Meta, Struct
 from mesh.errors import BadRequest
 
 CHOICES_MAX = 64  # answers to one request: prompts times n
+STOPS_MAX = 16  # strings per request, as of the role; OpenAI takes 4
 COMPLETION_TOKENS = 16  # OpenAI's default, which clients of this old route count on
+_SILENT = ("assistant", "function", "tool")  # who may have called a tool, or answered nothing
 _SEED_STEP = 0x9E3779B97F4A7C15  # golden ratio of 2**64: seeds of choices lie far apart
 _SEED_MAX = 2**63 - 1
 _PATH = re.compile(r" - at `\$\.?([A-Za-z_]*)")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
+NAMES = {
+    "tokens_max": "max_tokens",
+    "tokens_min": "min_tokens",
+    "repetition": "repetition_penalty",
+    "presence": "presence_penalty",
+    "frequency": "frequency_penalty",
+}
+"""What this API calls fields of the role whose own names differ."""
+
 Prompt = str | list[int]
 Small = Annotated[int, Meta(ge=1, le=CHOICES_MAX)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=_SEED_MAX)]
 Odds = Annotated[int, Meta(ge=0, le=20)]
+Heat = Annotated[float, Meta(ge=0, le=100)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Repetition = Annotated[float, Meta(gt=0, le=100)]
+Stops = Annotated[list[str], Meta(max_length=STOPS_MAX)]
 
 
 class Part(Struct, frozen=True):
@@ -56,19 +72,19 @@ class Options(Struct, frozen=True):
     n: Small | None = 1
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    stop: str | list[str] | None = None
+    stop: str | Stops | None = None
     seed: Seed | None = None
     max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    temperature: Heat | None = None
+    top_p: Share | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     logit_bias: dict[str, float] | None = None
     # Not OpenAI's: what other servers and the tools that measure them have.
     top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
+    min_p: Share | None = None
+    repetition_penalty: Repetition | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
     ignore_eos: bool | None = None
 
 
@@ -87,6 +103,8 @@ class Chat(Options, frozen=True, kw_only=True):
     top_logprobs: Odds | None = None
     response_format: Format | None = None
     tool_choice: Any = None
+    function_call: Any = None
+    modalities: list[str] | None = None
 
 
 class Completion(Options, frozen=True, kw_only=True):
@@ -143,19 +161,23 @@ def chat(body: Mapping[str, Any]) -> Wanted:
     form = converted(body, Chat)
     if form.response_format is not None and form.response_format.type != "text":
         raise BadRequest("response_format: only text can be promised", param="response_format")
-    if form.tool_choice not in (None, "none", "auto"):
-        raise BadRequest("tool_choice: these models call no tools", param="tool_choice")
+    for name in ("tool_choice", "function_call"):
+        if getattr(form, name) not in (None, "none", "auto"):
+            raise BadRequest(f"{name}: these models call no tools", param=name)
+    if form.modalities not in (None, ["text"]):
+        raise BadRequest("modalities: these models give text", param="modalities")
     if form.top_logprobs is not None and not form.logprobs:
         raise BadRequest("top_logprobs needs logprobs = true", param="top_logprobs")
     messages = [_message(at, message) for at, message in enumerate(form.messages)]
     asked = [message["content"] for message in messages if message["role"] == "user"]
-    tokens_max = form.max_tokens if form.max_completion_tokens is None else None
+    newer = "max_completion_tokens"  # goes before the older name
+    limit = newer if form.max_completion_tokens is not None else "max_tokens"
     odds = (form.top_logprobs or 0) if form.logprobs else None
     return Wanted(
         model=form.model,
         items=({"messages": messages},),
         texts=(asked[-1] if asked else None,),
-        options=_options(form, form.max_completion_tokens or tokens_max, odds),
+        options=_options(form, getattr(form, limit), odds, limit),
         is_chat=True,
         **_manner(form, odds),
     )
@@ -201,6 +223,8 @@ def converted(body: Mapping[str, Any], kind: type[Any]) -> Any:
 
 
 def _manner(form: Options, odds: int | None) -> dict[str, Any]:
+    if form.stream_options is not None and not form.stream:
+        raise BadRequest("stream_options needs stream = true", param="stream_options")
     if form.logit_bias:
         raise BadRequest("logit_bias is not supported", param="logit_bias")
     return {
@@ -211,17 +235,23 @@ def _manner(form: Options, odds: int | None) -> dict[str, Any]:
     }
 
 
-def _options(form: Options, tokens_max: int | None, odds: int | None) -> dict[str, Any]:
+def _options(
+    form: Options, tokens_max: int | None, odds: int | None, limit: str = "max_tokens"
+) -> dict[str, Any]:
     if tokens_max is not None and tokens_max < 1:
-        raise BadRequest(f"max_tokens must be at least 1, not {tokens_max}", param="max_tokens")
+        raise BadRequest(f"{limit} must be at least 1, not {tokens_max}", param=limit)
+    if tokens_max is not None and form.min_tokens is not None and form.min_tokens > tokens_max:
+        raise BadRequest(f"min_tokens must be at most {limit}, {tokens_max}", param="min_tokens")
+    is_best = form.top_p == 0  # nothing but the most likely token
+    top_k = form.top_k
     stop = [form.stop] if isinstance(form.stop, str) else form.stop
     given = {
         "tokens_max": tokens_max,
         "tokens_min": form.min_tokens,
         "ignores_ends": form.ignore_eos,
         "temperature": form.temperature,
-        "top_p": form.top_p,
-        "top_k": None if form.top_k is None else max(0, form.top_k),  # others say -1 for "all"
+        "top_p": None if is_best else form.top_p,
+        "top_k": 1 if is_best else None if top_k is None else max(0, top_k),  # -1: all of them
         "min_p": form.min_p,
         "repetition": form.repetition_penalty,
         "presence": form.presence_penalty,
@@ -234,7 +264,11 @@ def _options(form: Options, tokens_max: int | None, odds: int | None) -> dict[st
 
 
 def _message(at: int, message: Message) -> dict[str, str]:
-    content = message.content or ""
+    content = message.content
+    if content is None and message.role in _SILENT:
+        content = ""
+    if content is None or content == []:
+        raise BadRequest(f"messages[{at}]: content is missing", param="messages")
     if not isinstance(content, str):
         texts = [part.text for part in content if part.type == "text"]
         if len(texts) < len(content) or None in texts:
@@ -246,13 +280,13 @@ def _message(at: int, message: Message) -> dict[str, str]:
 
 def _prompts(given: str | Sequence[Any]) -> list[Prompt]:
     """Return each prompt: OpenAI takes a text, tokens, or a list of either."""
-    if isinstance(given, str) or (given and all(type(each) is int for each in given)):
+    if not given or "" in list(given):
+        raise BadRequest("prompt: expected at least one character or token", param="prompt")
+    if isinstance(given, str) or all(type(each) is int for each in given):
         return [given]  # type: ignore[list-item]
     for at, each in enumerate(given):
         is_tokens = isinstance(each, list) and each and all(type(id_) is int for id_ in each)
         if not isinstance(each, str) and not is_tokens:
             expected = "a text, tokens, or a list of either"
             raise BadRequest(f"prompt: expected {expected}; [{at}] is neither", param="prompt")
-    if not given:
-        raise BadRequest("prompt: expected at least one", param="prompt")
     return list(given)

@@ -207,17 +207,21 @@ class Generate(StreamRole):
 
         prompt = tuple(self._prompt(item))
         room = self.opened.context - len(prompt)
-        if room < 1 or not prompt:
+        if not prompt:
+            raise Unprocessable("prompt: expected at least one token", param="prompt")
+        if room < 1:
             limit = self.opened.context
             raise TooLarge(f"a prompt of {len(prompt)} tokens; expected 1 to {limit - 1}")
         stops = self._given(item, "stop")
         if len(stops) > STOPS_MAX or not all(isinstance(stop, str) for stop in stops):
-            raise Unprocessable(f"stop: expected up to {STOPS_MAX} strings")
+            raise Unprocessable(f"stop: expected up to {STOPS_MAX} strings", param="stop")
         tokens_max, tokens_min = self._given(item, "tokens_max"), item.get("tokens_min") or 0
         if tokens_max < 1:
-            raise Unprocessable(f"tokens_max: expected at least 1, found {tokens_max}")
+            what = f"tokens_max: expected at least 1, found {tokens_max}"
+            raise Unprocessable(what, param="tokens_max")
         if not 0 <= tokens_min <= tokens_max:
-            raise Unprocessable(f"tokens_min: expected 0 to {tokens_max}, found {tokens_min}")
+            what = f"tokens_min: expected 0 to {tokens_max}, found {tokens_min}"
+            raise Unprocessable(what, param="tokens_min")
         return Ask(
             prompt=prompt,
             sampling=self._sampling(item),
@@ -356,7 +360,8 @@ def _tokens(ids: list[Any], vocabulary: int) -> list[int]:
     for id_ in ids:
         if type(id_) is not int or not 0 <= id_ < vocabulary:
             most = vocabulary - 1
-            raise Unprocessable(f"prompt: expected tokens from 0 to {most}, found {id_!r}")
+            what = f"prompt: expected tokens from 0 to {most}, found {id_!r}"
+            raise Unprocessable(what, param="prompt")
     return ids
 
 

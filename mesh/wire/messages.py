@@ -67,6 +67,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     node: str = ""
     retry_after_s: float | None = None
+    param: str = ""
 
 
 class Finish(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,11 +112,16 @@ def failure_from(error: errors.MeshError, node: str) -> Failure:
         message=error.message,
         node=error.node or node,
         retry_after_s=error.retry_after_s,
+        param=error.param,
     )
 
 
 def error_from(failure: Failure) -> errors.MeshError:
     """Return the error that a `Failure` names."""
     return errors.from_code(
-        failure.code, failure.message, node=failure.node, retry_after_s=failure.retry_after_s
+        failure.code,
+        failure.message,
+        node=failure.node,
+        retry_after_s=failure.retry_after_s,
+        param=failure.param,
     )

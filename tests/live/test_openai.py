@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import openai
 import pytest
 
+from mesh.api import openai_form
 from mesh.settings.schema import Security
 from tests.support.decoders import write_talker
 from tests.support.live import mesh, url
@@ -175,6 +176,28 @@ def test_seed_decides_and_choices_differ(client):
     assert texts == first
 
 
+def test_choices_are_those_of_separate_requests(client):
+    """Their prompt is read once, and yet each is as if it was alone with its seed."""
+    wishes = {"temperature": 1.0, "max_tokens": 12}
+    prompt = "tell me of the sea and all that lives in it, and then of the land and the people"
+    together = client.completions.create(model="talk", prompt=prompt, n=4, seed=5, **wishes)
+    body = {"model": "talk", "prompt": prompt, "n": 4, "seed": 5}
+    seeds = [call["seed"] for call in openai_form.completion(body).calls(0)]
+    alone = [
+        client.completions.create(model="talk", prompt=prompt, seed=seed, **wishes)
+        for seed in seeds
+    ]
+    assert [each.text for each in together.choices] == [each.choices[0].text for each in alone]
+    assert together.usage.prompt_tokens == alone[0].usage.prompt_tokens
+    assert len({each.text for each in together.choices}) == 4
+
+
+def test_nothing_left_of_the_odds_is_the_best_token(client):
+    best = client.completions.create(model="talk", prompt="hello", temperature=0)
+    same = client.completions.create(model="talk", prompt="hello", temperature=1, top_p=0)
+    assert same.choices == best.choices
+
+
 def test_stop_ends_before_the_string(client):
     whole = client.completions.create(model="talk", prompt="hello").choices[0].text
     stop = whole[6:8]
@@ -265,19 +288,43 @@ BAD = [
     ({"messages": [{"role": "king", "content": "x"}]}, openai.BadRequestError, "messages", None),
     ({"messages": [{"role": "user", "content": 5}]}, openai.BadRequestError, "messages", None),
     ({"temperature": "hot"}, openai.BadRequestError, "temperature", None),
-    ({"temperature": -1}, openai.BadRequestError, None, None),
+    ({"messages": [{"role": "user"}]}, openai.BadRequestError, "messages", None),
+    ({"messages": [{"role": "user", "content": []}]}, openai.BadRequestError, "messages", None),
+    ({"messages": [{"content": "hi"}]}, openai.BadRequestError, "messages", None),
+    ({"temperature": -1}, openai.BadRequestError, "temperature", None),
+    ({"temperature": 1e308}, openai.BadRequestError, "temperature", None),
+    ({"top_p": 1.5}, openai.BadRequestError, "top_p", None),
+    ({"top_k": 1.5}, openai.BadRequestError, "top_k", None),
+    ({"min_p": -0.1}, openai.BadRequestError, "min_p", None),
+    ({"repetition_penalty": 0}, openai.BadRequestError, "repetition_penalty", None),
+    ({"presence_penalty": 3}, openai.BadRequestError, "presence_penalty", None),
+    ({"frequency_penalty": -3}, openai.BadRequestError, "frequency_penalty", None),
+    ({"min_tokens": -1}, openai.BadRequestError, "min_tokens", None),
+    ({"min_tokens": 9}, openai.BadRequestError, "min_tokens", None),
+    ({"min_tokens": 9, "max_tokens": 8}, openai.BadRequestError, "min_tokens", None),
+    ({"ignore_eos": "no"}, openai.BadRequestError, "ignore_eos", None),
     ({"max_tokens": 0}, openai.BadRequestError, "max_tokens", None),
+    ({"max_tokens": 10**30}, openai.BadRequestError, "max_tokens", None),
+    ({"max_completion_tokens": 0}, openai.BadRequestError, "max_completion_tokens", None),
     ({"max_tokens": 1.5}, openai.BadRequestError, "max_tokens", None),
     ({"n": 0}, openai.BadRequestError, "n", None),
     ({"n": 1000}, openai.BadRequestError, "n", None),
     ({"stop": 7}, openai.BadRequestError, "stop", None),
+    ({"stop": ["x"] * 17}, openai.BadRequestError, "stop", None),
     ({"seed": "x"}, openai.BadRequestError, "seed", None),
+    ({"seed": 2**63}, openai.BadRequestError, "seed", None),
+    ({"logprobs": 5}, openai.BadRequestError, "logprobs", None),
+    ({"tool_choice": "required"}, openai.BadRequestError, "tool_choice", None),
+    ({"function_call": {"name": "f"}}, openai.BadRequestError, "function_call", None),
+    ({"modalities": ["audio"]}, openai.BadRequestError, "modalities", None),
+    ({"stream_options": {"include_usage": 1}}, openai.BadRequestError, "stream_options", None),
+    ({"model": "ask", "logprobs": True}, openai.BadRequestError, "logprobs", None),
     ({"top_logprobs": 2}, openai.BadRequestError, "top_logprobs", None),
     ({"logprobs": True, "top_logprobs": 99}, openai.BadRequestError, "top_logprobs", None),
     ({"logit_bias": {"5": 1}}, openai.BadRequestError, "logit_bias", None),
     ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format", None),
     ({"stream": "yes"}, openai.BadRequestError, "stream", None),
-    ({"messages": [{"role": "user", "content": "x" * 500}]}, openai.BadRequestError, None,
+    ({"messages": [{"role": "user", "content": "x" * 500}]}, openai.BadRequestError, "messages",
      "context_length_exceeded"),
 ]  # fmt: skip
 
@@ -294,10 +341,43 @@ def test_errors_are_those_of_the_api(client, wrong, kind, param, code, is_stream
     assert error.request_id
 
 
-@pytest.mark.parametrize("prompt", [[], [[]], [5, "x"], {"a": 1}, [1000], None])
-def test_wrong_prompts_are_refused(client, prompt):
-    with pytest.raises(openai.BadRequestError):
-        client.post("/completions", body={"model": "talk", "prompt": prompt}, cast_to=object)
+PROMPTS = ["", [], [""], ["a", ""], [[]], [5, "x"], {"a": 1}, [1000], [-1], [10**30], None]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_wrong_prompts_are_refused(clients, prompt):
+    """At every door, also where another node found out."""
+    for client in clients:
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.post("/completions", body={"model": "talk", "prompt": prompt}, cast_to=object)
+        assert (caught.value.param, caught.value.code) == ("prompt", None)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"model":NaN}', b"[" * 9999 + b"]" * 9999]
+)
+def test_what_is_no_body_is_an_error_of_the_api(client, raw):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.post("/chat/completions", content=raw, cast_to=object)
+    assert set(caught.value.body) == {"message", "type", "param", "code"}
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_usage_of_a_stream_is_for_streams(client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model="talk", messages=ASKED, stream_options={"include_usage": True}
+        )
+    assert caught.value.param == "stream_options"
+
+
+@pytest.mark.parametrize("method", ["delete", "put"])
+def test_a_wrong_method_is_an_error_of_the_api(client, method):
+    for path in ("/models/talk", "/models", "/chat/completions"):
+        with pytest.raises(openai.APIStatusError) as caught:
+            getattr(client, method)(path, cast_to=object)
+        assert caught.value.status_code == 405
+        assert caught.value.type == "invalid_request_error"
 
 
 def test_error_in_mid_stream_reaches_the_caller(client):

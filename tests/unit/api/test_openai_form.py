@@ -92,6 +92,10 @@ def test_prompts_come_in_four_forms(prompt, items):
         ({"prompt": [1], "echo": True}, "echo"),
         ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
         ({"prompt": "a", "seed": 2**64}, "seed"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "a", "stream_options": {}}, "stream_options"),
+        ({"prompt": "a", "min_tokens": 17}, "min_tokens"),
+        ({"prompt": "a", "stop": ["x"] * 17}, "stop"),
         ({}, "prompt"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_stop_string_ends_the_answer(role):
     [
         ({}, Unprocessable, "one of query, prompt, messages"),
         ({"prompt": "x" * 192}, TooLarge, "a prompt of 192 tokens; expected 1 to 191"),
-        ({"prompt": ""}, TooLarge, "a prompt of 0 tokens"),
+        ({"prompt": ""}, Unprocessable, "prompt: expected at least one token"),
         ({"prompt": "x", "temperature": -1.0}, Unprocessable, "out of range: temperature"),
         ({"prompt": "x", "tokens_max": 0}, Unprocessable, "tokens_max"),
         ({"prompt": "x", "stop": [3]}, Unprocessable, "stop"),
