@@ -165,6 +165,15 @@ def ring_key(spec: Role, fields: Fields, request: Request) -> bytes | None:
     return None
 
 
+def version_key(spec: Role, fields: Fields, request: Request) -> bytes:
+    """Return what decides the version: the field named, or what the ring is asked with, or the id.
+
+    All turns of a conversation meet one version: another model's keys and values are no use.
+    """
+    found = None if spec.key else ring_key(spec, fields, request)
+    return key_of(spec, fields, request) if found is None else found
+
+
 def key_of(spec: Role, fields: Fields, request: Request) -> bytes:
     """Return what a call is hashed by, the same on every node: a field's value, or its id."""
     if not spec.key:

@@ -32,7 +32,7 @@ from mesh.errors import (
     PeerError,
     PeerTimeout,
 )
-from mesh.flow.choose import Chooser, key_of
+from mesh.flow.choose import Chooser, version_key
 from mesh.flow.directory import Directory, Endpoint
 from mesh.flow.doubt import Doubts
 from mesh.flow.local import LocalRoles
@@ -269,7 +269,7 @@ class Router:
 
         A version that no node serves now leaves its share to the role itself.
         """
-        point = versions.point_of(role, key_of(spec, fields, request))
+        point = versions.point_of(role, version_key(spec, fields, request))
         for name in versions.shadows(spec.versions, point):
             self._shadows.start(spec.versions[name].role, fields, request)
         name = versions.choose(spec.versions, point)

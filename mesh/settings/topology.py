@@ -92,7 +92,7 @@ class Role(Struct, frozen=True):
     batch: Batch = field(default_factory=Batch)
     queue_max: Count = 0  # 0: the node's limits.queue_max
     cache: Cache = field(default_factory=Cache)
-    versions: dict[str, Version] = field(default_factory=dict)  # sticky by key
+    versions: dict[str, Version] = field(default_factory=dict)  # sticky by key, or by conversation
     # Of a split model: "auto" or layer counts per node. With replicas = n there are n chains, and
     # the nodes are dealt out among them in order.
     layers: Any = None

@@ -11,6 +11,7 @@ from mesh.errors import Unreachable
 from mesh.flow.choose import ring_key
 from mesh.roles.base import Role
 from mesh.settings.topology import Role as Spec
+from mesh.settings.topology import Version
 from tests.support.flow import Fault, World, request
 from tests.support.virtual_loop import run_virtual
 
@@ -79,6 +80,28 @@ def test_one_hot_conversation_does_not_drown_its_node():
 
     seen = run_virtual(scenario())
     assert min(seen.values()) >= 5, "no more than one and a half times the mean"
+
+
+def test_a_conversation_keeps_its_version_and_its_node():
+    """What one version has read is no use to another."""
+
+    async def scenario():
+        made = world()
+        versions = {"v2": Version("new", 0.5, shadow=False)}
+        made.role("new", Reply, "n1", "n2", route="prefix")
+        made.role("r", Reply, "n1", "n2", route="prefix", versions=versions)
+        seen = []
+        for at in range(30):
+            asked = [
+                await made["n0"].router.call("r", {"messages": messages}, request(f"{at}{turn}"))
+                for turn, messages in enumerate(turns(f"topic {at}", 3))
+            ]
+            seen.append({(each.version, each.node) for each in asked})
+        return seen
+
+    seen = run_virtual(scenario())
+    assert all(len(each) == 1 for each in seen)
+    assert len(set.union(*seen)) == 4, "both versions at both nodes"
 
 
 def test_without_a_beginning_the_load_decides():
