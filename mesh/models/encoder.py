@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer
 
 from mesh.errors import SetupError
 from mesh.models import bert
+from mesh.models.threads import use_threads
 
 TOKENS_MAX = 512  # of a text, where a model's own files give no limit
 BATCH_TOKENS_MAX = (
@@ -65,9 +67,8 @@ class Encoder:
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return one vector per text, float32 [N, C]."""
         vectors = np.empty((len(texts), self.width), np.float32)
-        for at, states in self._each(texts):
-            pooled = states[0] if self._pools_first else states.mean(dim=0)
-            vectors[at] = (_unit(pooled) if self._normalizes else pooled).numpy()
+        for at, vector in self._each(texts, self._pooled):
+            vectors[at] = vector
         return vectors
 
     def encode_shared(self, texts: Sequence[str]) -> np.ndarray:
@@ -90,20 +91,39 @@ class Encoder:
         The special tokens at both ends are left out: they carry no word to match.
         """
         found: list[np.ndarray] = [np.empty((0, self.width), np.float32)] * len(texts)
-        for at, states in self._each(texts):
-            found[at] = _unit(states[1:-1]).numpy()
+        for at, vectors in self._each(texts, lambda states: _unit(states[1:-1]).numpy()):
+            found[at] = vectors
         return found
 
-    def _each(self, texts: Sequence[str]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (place in `texts`, hidden states [T, C]) in any order."""
+    def _pooled(self, states: torch.Tensor) -> np.ndarray:
+        pooled = states[0] if self._pools_first else states.mean(dim=0)
+        vector: np.ndarray = (_unit(pooled) if self._normalizes else pooled).numpy()
+        return vector
+
+    def _each(
+        self, texts: Sequence[str], finish: Callable[[torch.Tensor], np.ndarray]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (place in `texts`, what `finish` makes of its hidden states [T, C]) in any order.
+
+        Where there are several passes, each thread computes its own: threads that share a
+        product wait for each other after every one, and small steps between use only one.
+        """
         tokens = self.tokenize(texts)
-        for places in batches([len(ids) for ids in tokens], BATCH_TOKENS_MAX):
+
+        def run(places: list[int]) -> list[tuple[int, np.ndarray]]:
             states = self._hidden([tokens[at] for at in places])
-            start = 0
-            for at in places:
-                end = start + len(tokens[at])
-                yield at, states[start:end]
-                start = end
+            each = states.split([len(tokens[at]) for at in places])
+            return [(at, finish(own)) for at, own in zip(places, each, strict=True)]
+
+        passes = list(batches([len(ids) for ids in tokens], BATCH_TOKENS_MAX))
+        threads = min(torch.get_num_threads(), len(passes))
+        if threads < 2:
+            for places in passes:
+                yield from run(places)
+            return
+        with ThreadPoolExecutor(threads, initializer=use_threads, initargs=(1,)) as pool:
+            for found in pool.map(run, passes):
+                yield from found
 
 
 def _unit(states: torch.Tensor) -> torch.Tensor:
