@@ -6,6 +6,7 @@ no path is ever joined with what a caller sends.
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 
@@ -55,20 +56,22 @@ async def docs(request: web.Request) -> web.Response:
         for method, operation in operations.items():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             fields = ", ".join(body.get("schema", {}).get("properties", {}))
-            what, path = escape(operation["summary"]), escape(path)
+            what = _CODE.sub(r"<code>\1</code>", escape(operation["summary"]))
             rows.append(
-                f'<tr><td>{method.upper()}<td class="path">{path}'
+                f'<tr><td>{method.upper()}<td class="path">{escape(path)}'
                 f'<td>{what} <span class="soft">{escape(fields)}</span>'
             )
     text = _DOCS.replace("{rows}", "\n".join(rows))
     return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
 
+_CODE = re.compile("`([^`]+)`")
 _DOCS = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>Doors of this mesh</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="/console.css">
 <header>
 <h1>Doors of this mesh</h1>
