@@ -196,8 +196,14 @@ def fill_disk(folder: Path, size_kb: int = 256) -> None:
 
 
 def free_disk(folder: Path) -> None:
-    """Make room again; the small file system stays until this process ends."""
+    """Make room again; the small file system stays until `drop_disk`."""
     (folder / "filler").unlink()
+
+
+def drop_disk(folder: Path) -> None:
+    """Take the small file system away, if there is one: the folder under it can go then."""
+    if folder.is_mount():
+        _run("umount", "--lazy", str(folder))
 
 
 def _leave_network() -> None:

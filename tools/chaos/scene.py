@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tools.chaos.fabric import Fabric
+from tools.chaos.fabric import Fabric, drop_disk
 from tools.chaos.hosts import Host, make_hosts, wait_whole
 from tools.chaos.load import Load
 from tools.chaos.record import Asked, Row, row_of
@@ -163,3 +163,4 @@ async def open_scene(
                 if host.process is not None and host.process.returncode is None:
                     host.process.kill()
                     await host.process.wait()
+                drop_disk(host.data)
