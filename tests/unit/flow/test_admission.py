@@ -33,6 +33,7 @@ def test_places_are_counted_and_given_back_however_they_end():
         "active_requests": 0,
         "total_requests": 3,
         "refused_requests": 1,
+        "refused_connections": 0,
         "draining": False,
     }
 
