@@ -203,7 +203,8 @@ class Relay(Engine):
         speakers = self._scheduler.speakers()
         lanes = self._lanes.count(speakers)
         if self._under_way(Kind.ROWS) < lanes:
-            share = ceil(speakers / lanes)
+            # At least one: who is seated in this very step may have nothing left to read.
+            share = max(1, ceil(speakers / lanes))
             rows = self._scheduler.next_step(speakers_max=share, has_chunk=False)
             if rows is not None:
                 self._make(rows)

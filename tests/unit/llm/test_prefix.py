@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mesh.llm.blocks import BLOCK, Ledger
 from mesh.llm.prefix import GAIN, REST, Reuse, shared
 from mesh.llm.scheduler import Cancel, Ended, GiveBack, Scheduler, Submit
-from mesh.llm.sequence import Reason, Sequence
+from mesh.llm.sequence import Phase, Reason, Sequence
+from mesh.machine import TICK
 
 CHUNK = 32
 
@@ -269,13 +270,16 @@ class Random(RuleBasedStateMachine):
         more=st.integers(1, 60),
         tokens=st.integers(1, 60),
         said=st.integers(0, 40),
+        deadline=st.sampled_from([1.0, 2.0, float("inf")]),
     )
-    def submit(self, start, family, more, tokens, said):
+    def submit(self, start, family, more, tokens, said, deadline):
         """Several share a beginning; some come with an answer that was begun elsewhere."""
         self.count += 1
         prompt = [*range(1, start + 1), *range(1000 * family, 1000 * family + more)]
         answer = [3] * min(said, tokens - 1)
-        each = sequence(self.count, prompt, tokens, answer=answer, priority=more % 2)
+        each = sequence(
+            self.count, prompt, tokens, answer=answer, priority=more % 2, deadline_s=deadline
+        )
         self.open.add(self.count)
         self.note(self.held.submit(each))
 
@@ -285,6 +289,11 @@ class Random(RuleBasedStateMachine):
         ids = sorted(self.open - busy if reason is Reason.FAILED else self.open)
         if ids:
             self.note(self.held.machine.handle(Cancel(ids[pick % len(ids)], reason), 0.0))
+
+    @rule(now=st.sampled_from([0.5, 1.5, 2.5]))
+    def late(self, now):
+        """Whoever is late leaves, at once or with the step that it is in."""
+        self.note(self.held.machine.handle(TICK, now))
 
     @precondition(lambda self: len(self.steps) < 3)
     @rule(speakers=st.integers(0, 3))
@@ -322,6 +331,9 @@ class Random(RuleBasedStateMachine):
             self.note(self.held.machine.handle(Cancel(id_), 0.0))
         assert self.held.machine.statistics()["kv_blocks_used"] == 0
         assert not self.open
+        self.held.submit(sequence(0, range(2000, 2200), tokens_max=56))
+        self.held.play()  # it takes all of a slot, and what is warm makes room
+        assert self.held.sequences[0].phase is Phase.DONE
 
 
 class Exact(Random):

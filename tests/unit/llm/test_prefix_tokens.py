@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from contextlib import aclosing
 
@@ -14,10 +15,11 @@ from mesh.llm.engine import Engine
 from mesh.llm.prefix import Reuse
 from mesh.llm.runner import Whole
 from mesh.models.checkpoint import open_checkpoint
+from mesh.models.decoder import Stage
 from mesh.models.ends import Ends
 from mesh.models.sampling import Sampling
 from tests.support.decoders import write_decoder
-from tests.unit.llm.test_relay import CUTS, KINDS, LAYERS, Ring, part, scheduler
+from tests.unit.llm.test_relay import CAP, CUTS, KINDS, LAYERS, SLOTS, Ring, part, scheduler
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,11 +41,12 @@ def whole(folder, reuse, **settings):
     return Engine(runner, scheduler(reuse=reuse, **settings), str)
 
 
-async def read(engine, ask):
+async def read(engine, ask, heard=lambda: None):
     said = []
     async with aclosing(engine.submit(ask)) as stream:
         async for each in stream:
             said.extend(choice.token for choice in each.choices)
+            heard()
     return said
 
 
@@ -52,22 +55,22 @@ def ask(prompt, tokens=8, seed=0):
     return Ask(prompt=tuple(prompt), sampling=sampling, tokens_max=tokens)
 
 
-async def talk(engine, seed, turns=3):
+async def talk(engine, seed, turns=3, heard=lambda: None):
     """Lead a conversation of random turns after one of three shared beginnings."""
     draw = random.Random(seed)
-    said, heard = list(range(3, 3 + 40 * (seed % 3))), []
+    said, told = list(range(3, 3 + 40 * (seed % 3))), []
     for _ in range(turns):
         said += [draw.randrange(3, 96) for _ in range(draw.randrange(5, 30))]
-        answer = await read(engine, ask(said, seed=seed))
-        heard.append(answer)
+        answer = await read(engine, ask(said, seed=seed), heard)
+        told.append(answer)
         said += answer
-    return heard
+    return told
 
 
-async def talk_all(engine, count=8):
+async def talk_all(engine, count=8, heard=lambda: None):
     """Lead several conversations at once, then some of them again."""
-    first = await asyncio.gather(*(talk(engine, seed) for seed in range(count)))
-    return [*first, *[await talk(engine, seed) for seed in range(3)]]
+    first = await asyncio.gather(*(talk(engine, seed, heard=heard) for seed in range(count)))
+    return [*first, *[await talk(engine, seed, heard=heard) for seed in range(3)]]
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,67 @@ def test_in_parts_they_say_the_same(folder, expected, count):
     assert figures["prefix_hits"] > figures["prefix_copies"]
     assert figures["kv_blocks_used"] == 0
     ring.close()
+
+
+def test_in_parts_they_say_the_same_where_memory_is_short(folder):
+    """Warm slots make room, answers give way and begin again, on every node alike."""
+    asks = [ask([*range(3, 73), 3 + at], 100, at) for at in range(6)]
+    plenty, short = whole(folder, Reuse.NONE), Ring(folder, 3, reuse=Reuse.ALL, budget=5)
+
+    async def gathered(engine):
+        return await asyncio.gather(*(read(engine, each) for each in asks))
+
+    assert asyncio.run(gathered(plenty)) == asyncio.run(gathered(short.relay))
+    figures = short.relay.statistics()
+    assert min(figures["preemptions"], figures["prefix_hits"], figures["prefix_evictions"]) > 0
+    assert figures["kv_blocks_used"] == 0
+    plenty.close()
+    short.close()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_conversations_go_on_when_the_way_is_lost_again_and_again(folder, expected, seed):
+    """At random moments, to another number of parts; what was known is read anew, and reused."""
+    draw, ring = random.Random(seed), Ring(folder, 3, reuse=Reuse.ALL)
+    moments, heard = set(draw.sample(range(150), 4)), itertools.count()
+
+    def lose():
+        if next(heard) in moments:
+            ring.lose()
+            ring.open(draw.choice(list(CUTS)))
+
+    assert expected == asyncio.run(talk_all(ring.relay, heard=lose))
+    figures = ring.relay.statistics()
+    assert figures["recoveries"] == 4
+    assert figures["prefix_hits"] > 0
+    assert figures["kv_blocks_used"] == 0
+    ring.close()
+
+
+def test_a_prefix_is_known_to_the_model_that_read_it_only(tmp_path):
+    """Other weights, or the same in another form, share nothing, though all are asked alike."""
+    folders = [write_decoder(tmp_path / f"{seed}", KINDS["llama"], seed) for seed in range(2)]
+    models = [(folders[0], "float32"), (folders[0], "int8"), (folders[1], "float32")]
+
+    def opened(reuse):
+        engines = []
+        for path, form in models:
+            checkpoint = open_checkpoint(path)
+            stage = Stage(checkpoint, 0, LAYERS, form=form, slots=SLOTS, cap=CAP)
+            runner = Whole(stage, Ends(checkpoint, form=form))
+            engines.append(Engine(runner, scheduler(reuse=reuse), str))
+        return engines
+
+    async def asked(engines):
+        return [[await read(each, ask(range(3, 80), 12)) for each in engines] for _ in range(3)]
+
+    cold, warm = opened(Reuse.NONE), opened(Reuse.EXACT)
+    expected = asyncio.run(asked(cold))
+    assert len({tuple(each) for each in expected[0]}) == 3, "each says something else"
+    assert expected == asyncio.run(asked(warm))
+    assert [each.statistics()["prefix_hits"] for each in warm] == [2, 2, 2]
+    for engine in (*cold, *warm):
+        engine.close()
 
 
 def test_what_was_warm_is_forgotten_with_the_way(folder, expected):
