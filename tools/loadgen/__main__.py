@@ -16,6 +16,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import orjson
@@ -113,12 +114,17 @@ def plan(chosen: argparse.Namespace) -> tuple[Crew, list[Load]]:
         targets = targets or scenario.target
     problems = [f"{load.name}: {text}" for load in loads for text in load.problems()]
     problems += [f"no kind {one.kind!r}" for one in mix if one.kind not in KINDS]
+    problems += [f"expected http://HOST:PORT, not {one!r}" for one in targets if not _is_url(one)]
+    if chosen.timeout <= 0 or chosen.processes < 1:
+        problems.append("timeout and processes are more than 0")
+    if not Path(chosen.out).absolute().parent.is_dir():
+        problems.append(f"there is no folder for {chosen.out}")
     if problems:
         raise ValueError("; ".join(problems))
     return Crew(
         targets=[one.rstrip("/") for one in targets or ["http://127.0.0.1:8000"]],
         mix=mix,
-        processes=max(1, chosen.processes),
+        processes=chosen.processes,
         timeout_s=chosen.timeout,
         in_flight_max=chosen.in_flight_max,
         seed=chosen.seed,
@@ -140,11 +146,23 @@ def _what_of(chosen: argparse.Namespace) -> What:
         path=chosen.path,
         inputs=_inputs_of(chosen),
         stream=chosen.stream,
-        shape=tuple(int(one) for one in chosen.shape.split(",")),
+        shape=_shape_of(chosen.shape),
         encoding=chosen.encoding,
         model=chosen.model,
         tokens_max=chosen.tokens,
     )
+
+
+def _is_url(text: str) -> bool:
+    url = urlsplit(text)
+    return url.scheme in ("http", "https") and bool(url.hostname)
+
+
+def _shape_of(text: str) -> tuple[int, ...]:
+    sides = text.split(",")
+    if not all(side.strip().isdecimal() for side in sides):
+        raise ValueError(f"shape is whole numbers such as 1,224,224,3, not {text!r}")
+    return tuple(map(int, sides))
 
 
 def _inputs_of(chosen: argparse.Namespace) -> list[dict[str, Any]]:

@@ -156,17 +156,16 @@ class Worker:
         try:
             async with asyncio.timeout(self._orders.timeout_s):
                 await self._exchange(target, ready, watch)
-        except TimeoutError:
-            watch.failure = watch.failure or "timeout"
-        except (aiohttp.ClientError, OSError) as error:
-            watch.failure, watch.note = _class_of(error), repr(error)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            watch.failure = watch.failure or _class_of(error)
+            watch.note = watch.note or f"{type(error).__name__}: {error}"
         finally:
             self._in_flight -= 1
         end_s = watch.last_s or self.now_s()
         verdict = (
             Verdict(watch.failure, note=watch.note)
             if watch.failure
-            else kind.judge(ready, watch.body)
+            else _judged(kind, ready, watch.body)
         )
         self._keep(
             Sample(
@@ -252,8 +251,11 @@ def _has_text(name: str, data: bytes) -> bool:
         return b'"text":""' not in data
     if name:
         return False
-    choices = orjson.loads(data).get("choices") or [{}]
-    return bool(choices[0].get("delta", {}).get("content") or choices[0].get("text"))
+    try:
+        choices = orjson.loads(data).get("choices") or [{}]
+        return bool(choices[0].get("delta", {}).get("content") or choices[0].get("text"))
+    except (AttributeError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"an event that is no chunk of a chat: {data[:40]!r}") from error
 
 
 def _class_of(error: Exception) -> str:
@@ -264,9 +266,21 @@ def _class_of(error: Exception) -> str:
         return "connect_timeout"
     if isinstance(error, aiohttp.ClientConnectorError | ConnectionRefusedError):
         return "connect_refused"
+    if isinstance(error, TimeoutError):
+        return "timeout"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "truncated"
+    if isinstance(error, ValueError):  # a stream's event that is no JSON, or no line
+        return "bad_payload"
     return "reset"
+
+
+def _judged(kind: Kind, ready: Ready, body: bytes) -> Verdict:
+    """Return what a complete answer says; one of a shape that nobody thought of is unreadable."""
+    try:
+        return kind.judge(ready, body)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        return Verdict("bad_payload", note=f"{type(error).__name__}: {error}")
 
 
 async def work(worker: Worker, begin_s: float) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tools.loadgen.__main__ import arguments, plan
 from tools.loadgen.plan import Load, shares, split, starts
 
 
@@ -70,3 +71,21 @@ def test_poisson_arrivals_keep_their_rate():
 )
 def test_a_load_that_cannot_be_says_why(load):
     assert load.problems()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--target nope", "http://HOST:PORT"),
+        ("--target ftp://a", "http://HOST:PORT"),
+        ("--timeout 0", "more than 0"),
+        ("--processes 0", "more than 0"),
+        ("--out /nowhere/at/all.json", "no folder"),
+        ("--kind infer --shape 1,x", "whole numbers"),
+        ("--rate 5", "seconds or requests"),
+    ],
+)
+def test_a_command_line_that_cannot_be_says_why(options, reason):
+    """Before anything is sent."""
+    with pytest.raises(ValueError, match=reason):
+        plan(arguments().parse_args(options.split()))
