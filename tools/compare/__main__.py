@@ -4,7 +4,7 @@ Shell: starts and stops what it measures; prints a table and writes
 `comparison_results_<time>.json`, which `tools.report` draws.
 
     python -m tools.compare
-    python -m tools.compare --requests 64 --concurrent 1,8 --rounds 3
+    python -m tools.compare --rows batches,kept,hedging      each optimisation switched off
     python -m tools.compare --row "answers kept: roles.*.cache.items_max=1000"
 """
 
@@ -24,15 +24,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.compare.measure import Plan, compare
-from tools.compare.sides import Side, sides_of
+from tools.compare.sides import SETS, Side, sides_of
 from tools.fleet import NodeDied
 from tools.loadgen.machine import environment
 from tools.loadgen.plan import Load
+from tools.loadgen.summary import is_thin
 
-TABLE_WIDTH = 120  # a table that is cut is worse than one that a narrow terminal folds
+TABLE_WIDTH = 140  # a table that is cut is worse than one that a narrow terminal folds
 EXAMPLES = """examples:
   python -m tools.compare
   python -m tools.compare --requests 64 --concurrent 1,8 --rounds 3
+  python -m tools.compare --rows batches,kept,hedging
   python -m tools.compare --row "batches of 4: roles.*.batch.items_max=4"
 """
 
@@ -73,6 +75,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--concurrent", default="1,8", help="in flight at once, one load for each (1,8)")
     add("--rounds", type=int, default=2, help="how often each side is started (2)")
     add("--threads", type=int, default=1, help="compute threads of each role (1)")
+    add("--rows", default="", help=f"more sides that are known: {', '.join(SETS)}")
     add("--row", action="append", default=[], metavar="NAME: KEY=VALUE",
         help="one more side: the whole mesh with these keys of the topology changed")  # fmt: skip
     add("--only", default="", help="measure only sides whose names have this in them")
@@ -92,7 +95,9 @@ def prepare(chosen: argparse.Namespace) -> tuple[list[Side], Plan]:
     names = [tomllib.loads(config.read_text())["name"] for config in configs]
     if not names:
         raise ValueError(f"no n0.toml, n1.toml … in {chosen.config}")
-    sides = [one for one in sides_of(topology, names, chosen.row) if chosen.only in one.name]
+    sets = [one for one in chosen.rows.split(",") if one]
+    sides = sides_of(topology, names, chosen.row, sets)
+    sides = [one for one in sides if chosen.only in one.name]
     counts = [int(one) for one in chosen.concurrent.split(",")]
     loads = [
         Load(f"{count} at once", requests=chosen.requests, concurrent=count) for count in counts
@@ -108,18 +113,20 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
     """Print the table of all sides and loads."""
     table = Table(title="Measured in this run", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("side")
-    for title in ("at once", "answers/s", "min to max", "p50 ms", "p95 ms", "failed", "memory MB",
-                  "CPU ms/req", "edge kB/req", "equal"):  # fmt: skip
+    for title in ("at once", "answers/s", "min to max", "of", "p50 ms", "p95 ms", "p99 ms",
+                  "failed", "memory MB", "CPU ms/req", "edge kB/req", "equal"):  # fmt: skip
         table.add_column(title, justify="right")
     for one in results:
-        latency = one["latency"] or {"median": 0.0, "p95": 0.0}
+        latency = one["latency"] or dict.fromkeys(("median", "p95", "p99"), 0.0)
         table.add_row(
             one["side"],
             str(one["concurrent"]),
             f"{one['throughput_median']:.2f}",
             f"{one['throughput_min']:.2f} to {one['throughput_max']:.2f}",
+            "" if one["of"] is None else f"{one['of']:.2f}",
             f"{latency['median']:.0f}",
             f"{latency['p95']:.0f}",
+            "" if is_thin(one["successful_requests"], 0.99) else f"{latency['p99']:.0f}",
             str(one["failed_requests"]),
             " + ".join(f"{count / 1e6:.0f}" for count in one["memory_bytes"].values()),
             f"{sum(node['cpu_ms_per_request'] for node in one['nodes'].values()):.0f}",
@@ -127,6 +134,11 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
             f"{one['answers_equal']}/{one['answers_compared']}",
         )
     console.print(table)
+    console.print(
+        "of: answers/s against the same load of 'distributed', or of the search without hedging; "
+        "memory: of each node; equal: answers as the first side gave them",
+        style="dim",
+    )
     for one in results:
         for reason in one["invalid"]:
             console.print(f"{one['name']}: INVALID: {reason}", style="red")

@@ -57,9 +57,22 @@ async def compare(
         for side in sides if turn % 2 == 0 else reversed(sides):
             say(f"round {turn + 1} of {plan.rounds}: {side.name}")
             await _measure_side(side, plan, taken[side.name])
-    reference = taken[sides[0].name].answers
+    found = []
+    for side in sides:
+        first = next(one for one in sides if one.pipeline == side.pipeline)
+        reference = taken[first.name].answers
+        found += [_joined(side, load, taken[side.name], reference) for load in plan.loads]
+    return proportioned(sides, found)
+
+
+def proportioned(sides: Sequence[Side], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the results, each with its throughput over that of the side it is set against."""
+    rates = {(one["side"], one["concurrent"]): one["throughput_median"] for one in results}
+    against = {side.name: side.against for side in sides}
     return [
-        _joined(side, load, taken[side.name], reference) for side in sides for load in plan.loads
+        {**one, "of": one["throughput_median"] / base if base else None}
+        for one in results
+        for base in [rates.get((against[one["side"]], one["concurrent"]))]
     ]
 
 
@@ -83,12 +96,12 @@ async def _measure_side(side: Side, plan: Plan, taken: Taken) -> None:
     nodes = await asyncio.to_thread(write, side, plan)
     async with fleet.running(nodes):
         await fleet.wait_ready(nodes)
-        taken.answers = await _warm_up(nodes[0].url, plan)
-        crew = Crew(
-            targets=[nodes[0].url], mix=[What(pipeline=plan.pipeline)], timeout_s=plan.timeout_s
-        )
+        pipeline = side.pipeline or plan.pipeline
+        taken.answers = await _warm_up(nodes[0].url, pipeline, plan.timeout_s)
+        crew = Crew(targets=[nodes[0].url], mix=[What(pipeline=pipeline)], timeout_s=plan.timeout_s)
         for load in plan.loads:
-            result, outcome = await measure_with(crew, load)
+            more = msgspec.structs.replace(load, requests=load.requests * side.times)
+            result, outcome = await measure_with(crew, more)
             before_s = taken.walls_s.get(load.name, 0.0)
             taken.results.setdefault(load.name, []).append(result)
             taken.samples.setdefault(load.name, []).extend(
@@ -99,13 +112,13 @@ async def _measure_side(side: Side, plan: Plan, taken: Taken) -> None:
             node.check()
 
 
-async def _warm_up(url: str, plan: Plan) -> dict[str, Any]:
+async def _warm_up(url: str, pipeline: str, timeout_s: float) -> dict[str, Any]:
     """Ask each question once, alone: that warms every stage, and the answers are kept."""
     answers: dict[str, Any] = {}
-    async with Client(url, deadline_s=plan.timeout_s) as mesh:
+    async with Client(url, deadline_s=timeout_s) as mesh:
         for question in QUESTIONS:
             try:
-                answers[question] = (await mesh.ask(plan.pipeline, query=question)).fields
+                answers[question] = (await mesh.ask(pipeline, query=question)).fields
             except MeshError as error:
                 answers[question] = repr(error)
     return answers

@@ -7,25 +7,41 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Document = dict[str, Any]
 BATCHING_OFF = {"batch.items_max": 1}
+SEARCH = ("embed", "retrieve", "rerank")  # kinds of roles
+NOT_KEPT = 299  # characters to read of a passage; the index keeps vectors of 300
 ENGINE_BATCHING_OFF = {"sequences_max": 1}  # a role that streams forms its own batches
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One arrangement: a topology and the names of its nodes."""
+    """One arrangement: a topology and the names of its nodes.
+
+    Attributes:
+        name: in the table.
+        topology: as its file would say it.
+        nodes: those that are started.
+        pipeline: which is asked, where that is not the plan's.
+        times: how many times the plan's requests, where an answer takes little.
+        against: the side that it is set in proportion to.
+    """
 
     name: str
     topology: Document
     nodes: tuple[str, ...]
+    pipeline: str = ""
+    times: int = 1
+    against: str = "distributed"
 
 
-def sides_of(topology: Document, nodes: Sequence[str], rows: Sequence[str] = ()) -> list[Side]:
+def sides_of(
+    topology: Document, nodes: Sequence[str], rows: Sequence[str] = (), sets: Sequence[str] = ()
+) -> list[Side]:
     """Return the sides: one node without batching, one with it, all nodes, and the rows asked for.
 
     Args:
@@ -33,16 +49,21 @@ def sides_of(topology: Document, nodes: Sequence[str], rows: Sequence[str] = ())
         nodes: names of the nodes of the whole mesh, in order.
         rows: "NAME: KEY=VALUE, KEY=VALUE", changes of the whole mesh by dotted key; `*` stands
             for every role, pipeline or model.
+        sets: names in `SETS`, of rows that are known beforehand.
 
     Raises:
-        ValueError: a row cannot be read, or its key is not there.
+        ValueError: a row cannot be read, its key is not there, or there is no such set.
     """
+    if unknown := set(sets) - set(SETS):
+        raise ValueError(f"no rows {', '.join(unknown)}; there are {', '.join(SETS)}")
     alone = gathered(topology, nodes[0])
     found = [
         Side("monolithic, unbatched", unbatched(alone), (nodes[0],)),
         Side("monolithic", alone, (nodes[0],)),
         Side("distributed", topology, tuple(nodes)),
     ]
+    for name in sets:
+        found += SETS[name](topology, nodes)
     for row in rows:
         name, separator, changes = row.partition(":")
         if not separator or not name.strip():
@@ -74,6 +95,67 @@ def unbatched(topology: Document) -> Document:
         for key, value in changes.items():
             put(role, key, value)
     return plain
+
+
+def _batches(topology: Document, nodes: Sequence[str]) -> list[Side]:
+    """Batching switched off, and kept small, on all nodes."""
+    small = copy.deepcopy(topology)
+    for role in small.get("roles", {}).values():
+        put(role, "sequences_max" if role["kind"] == "generate" else "batch.items_max", 4)
+    return [
+        Side("batching off", unbatched(topology), tuple(nodes)),
+        Side("batches of 4 at most", small, tuple(nodes)),
+    ]
+
+
+def _kept(topology: Document, nodes: Sequence[str]) -> list[Side]:
+    """What is remembered: prompts' beginnings and passages' token vectors not, answers too."""
+    sides = []
+    for name, kind, key, value in (
+        ("prompts' beginnings not kept", "generate", "reuse", "none"),
+        ("token vectors not kept", "rerank", "read_chars_max", NOT_KEPT),
+        ("answers of roles kept", "", "cache.items_max", 1000),
+    ):
+        changed = copy.deepcopy(topology)
+        for role in changed.get("roles", {}).values():
+            if role["kind"] == kind or not kind:
+                put(role, key, value)
+        sides.append(Side(name, changed, tuple(nodes)))
+    return sides
+
+
+def _hedging(topology: Document, nodes: Sequence[str]) -> list[Side]:
+    """A search whose rerankers stand still now and then, with and without a second call."""
+    whole = copy.deepcopy(topology)
+    roles = {name: one for name, one in whole["roles"].items() if one["kind"] in SEARCH}
+    if {role["kind"] for role in roles.values()} != set(SEARCH) or len(nodes) < 2:
+        raise ValueError(f"the rows 'hedging' want roles {', '.join(SEARCH)} and two nodes")
+    stages = [
+        stage
+        for pipeline in whole["pipelines"].values()
+        for stage in pipeline["stages"]
+        if stage["role"] in roles
+    ]
+    outputs = [name for stage in stages for name in stage["give"].values()]
+    find = {"input": ["query"], "output": outputs[-1:], "stages": stages}
+    small = {**whole, "roles": roles, "pipelines": {"find": find}}
+    sides = []
+    for name, kind in (("one call only", "HaltingOnce"), ("hedged", "Halting")):
+        changed = copy.deepcopy(small)
+        for role in changed["roles"].values():
+            if role["kind"] == "rerank":
+                role |= {"kind": f"tools.compare.halting:{kind}", "nodes": list(nodes)[-2:]}
+        title = f"search with stalls, {name}"
+        against = "search with stalls, one call only"
+        sides.append(Side(title, changed, tuple(nodes), "find", 10, against))
+    return sides
+
+
+SETS: dict[str, Callable[[Document, Sequence[str]], list[Side]]] = {
+    "batches": _batches,
+    "kept": _kept,
+    "hedging": _hedging,
+}
 
 
 def put(document: Document, key: str, value: Any) -> None:

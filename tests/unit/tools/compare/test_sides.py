@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.compare.sides import put, sides_of, toml
+from tools.compare.measure import proportioned
+from tools.compare.sides import SETS, Side, put, sides_of, toml
 
 TOPOLOGY = {
     "mesh": {"name": "demo", "nodes": ["n0", "n1"]},
@@ -74,3 +75,43 @@ def test_put_makes_tables_on_the_way():
     document = {}
     put(document, "a.b.c", 1)
     assert {"a": {"b": {"c": 1}}} == document
+
+
+PROJECTS_OWN = tomllib.loads((PROJECT / "config" / "topology.toml").read_text())
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_known_rows_change_the_projects_own_topology(name):
+    """Each is another topology, is set against a side that is there, and can be written."""
+    nodes = ["n0", "n1", "n2"]
+    before = copy.deepcopy(PROJECTS_OWN)
+    sides = sides_of(PROJECTS_OWN, nodes, sets=[name])
+    assert before == PROJECTS_OWN
+    for side in sides[3:]:
+        assert side.topology != PROJECTS_OWN
+        assert side.against in {one.name for one in sides}
+        assert side.topology == tomllib.loads(toml(side.topology))
+
+
+def test_hedging_differs_only_in_whether_a_call_may_be_asked_twice():
+    *_, once, hedged = sides_of(PROJECTS_OWN, ["n0", "n1", "n2"], sets=["hedging"])
+    assert ["n1", "n2"] == hedged.topology["roles"]["rerank"]["nodes"]
+    assert {"embed", "retrieve", "rerank"} == hedged.topology["roles"].keys()
+    once.topology["roles"]["rerank"]["kind"] = hedged.topology["roles"]["rerank"]["kind"]
+    assert once.topology == hedged.topology
+
+
+def test_rows_that_are_not_known_say_what_is():
+    with pytest.raises(ValueError, match="batches"):
+        sides_of(TOPOLOGY, ["n0"], sets=["nope"])
+    with pytest.raises(ValueError, match="hedging"):
+        sides_of(TOPOLOGY, ["n0"], sets=["hedging"])
+
+
+def test_a_result_is_set_in_proportion_to_its_own_side():
+    sides = [Side("distributed", {}, ()), Side("a", {}, ()), Side("b", {}, (), against="gone")]
+    results = [
+        {"side": name, "concurrent": 1, "throughput_median": rate}
+        for name, rate in (("distributed", 2.0), ("a", 3.0), ("b", 4.0))
+    ]
+    assert [1.0, 1.5, None] == [one["of"] for one in proportioned(sides, results)]
