@@ -35,20 +35,21 @@ from tools.loadgen.plan import Load
 CONFIGS = [ROOT / "config" / "ring" / f"{name}.toml" for name in ("gateway", "w1", "w2", "w3")]
 LATER = [ROOT / "config" / "ring" / f"{name}.toml" for name in ("w4", "w5")]
 LOADS = {"light": 10, "medium": 50, "heavy": 100}  # requests at once
-BYTES = "medium, as bytes"
 JOINS = "two workers join"
 WARM_UP = Load("warm-up", requests=20, concurrent=4)
 JOIN_SHARE = 4  # the workers join when a quarter of the requests are done
 
 
-def plan(requests: int, only: Sequence[str]) -> list[tuple[Load, What]]:
-    """Return the phases: what is sent, and how."""
-    found = [
-        (Load(name, requests, concurrent), What("infer")) for name, concurrent in LOADS.items()
-    ]
-    found.append((Load(BYTES, requests, LOADS["medium"]), What("infer", encoding="octet-stream")))
-    found.append((Load(JOINS, requests, LOADS["medium"]), What("infer")))
-    return [(load, what) for load, what in found if not only or load.name in only]
+def plan(requests: int) -> dict[str, tuple[Load, What]]:
+    """Return the phases by the names that `--only` takes: what is sent, and how."""
+    found = {
+        name: (Load(name, requests, concurrent), What("infer"))
+        for name, concurrent in LOADS.items()
+    }
+    octets = What("infer", encoding="octet-stream")
+    found["bytes"] = (Load("medium, as bytes", requests, LOADS["medium"]), octets)
+    found["joins"] = (Load(JOINS, requests, LOADS["medium"]), What("infer"))
+    return found
 
 
 async def measure(phases: list[tuple[Load, What]], folder: Path) -> tuple[list[Any], list[Any]]:
@@ -171,12 +172,14 @@ def main() -> int:
     """Measure and print; exit code 1 if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=500, help="of each load")
-    parser.add_argument("--only", default="", help="names of loads, separated by commas")
+    parser.add_argument("--only", default="light,medium,heavy,bytes,joins", help="some of these")
     given = parser.parse_args()
-    only = [name for name in given.only.split(",") if name]
-    only = [next((name for name in (BYTES, JOINS) if one in name), one) for one in only]
+    phases = plan(given.requests)
+    names = given.only.split(",")
+    if unknown := set(names) - set(phases):
+        parser.error(f"no load {', '.join(unknown)}; there are {', '.join(phases)}")
     with tempfile.TemporaryDirectory() as folder:
-        results, events = asyncio.run(measure(plan(given.requests, only), Path(folder)))
+        results, events = asyncio.run(measure([phases[name] for name in names], Path(folder)))
     publish("infer", "Inference of 3 MB bodies behind a ring", body_of(results), results)
     runs = {"phases": results, "environment": environment("bench.infer")}
     (RESULTS / "infer_runs.json").write_text(json.dumps(runs))
