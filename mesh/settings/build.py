@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -17,6 +18,7 @@ from msgspec.structs import FieldInfo, fields
 
 from mesh.settings.report import Report, Source, meant, one_of, shown
 
+WHOLE_BITS_MAX = 63  # TOML's own; a larger number fits no message between nodes
 WRONG: Any = object()  # what a faulty value becomes; never handed out in a complete tree
 SourceOf = Callable[[str], Source]
 
@@ -41,6 +43,9 @@ def build(kind: Any, raw: Any, key: str, source_of: SourceOf, report: Report) ->
     if kind is Path:
         path = build(str, raw, key, source_of, report)
         return path if path is WRONG else Path(path)
+    if not _is_sane(raw):
+        report.add(source_of(key), key, f"finite numbers of {WHOLE_BITS_MAX} bits", shown(key, raw))
+        return WRONG
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
@@ -116,6 +121,17 @@ def _sequence(item: Any, raw: Any, key: str, source_of: SourceOf, report: Report
         for index, value in enumerate(raw)
     )
     return WRONG if any(value is WRONG for value in built) else built
+
+
+def _is_sane(raw: Any) -> bool:
+    """Return whether every number in `raw` is one; Python's parser takes any size, inf and nan."""
+    if isinstance(raw, Mapping):
+        return all(_is_sane(value) for value in raw.values())
+    if isinstance(raw, list):
+        return all(_is_sane(value) for value in raw)
+    if isinstance(raw, int):
+        return raw.bit_length() <= WHOLE_BITS_MAX
+    return not isinstance(raw, float) or isfinite(raw)
 
 
 def _is_table(raw: Any, key: str, source_of: SourceOf, report: Report) -> bool:

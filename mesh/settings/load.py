@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from mesh.errors import SetupError
+from mesh.settings import toml
 from mesh.settings.build import WRONG, build, field_of, is_struct, join
 from mesh.settings.crosscheck import Kind, crosscheck
 from mesh.settings.report import Report, Source, meant, shown
@@ -101,7 +102,7 @@ def load(
     topology, text, topology_file = _load_topology(place, own_name, kind_of, report)
     report.raise_any()
     origins = {key: layers.source_of(key).name for key, _ in _leaves(layers.tree)}
-    raw_topology = tomllib.loads(text)
+    raw_topology = toml.read(text)
     origins |= {f"topology.{key}": topology_file.name for key, _ in _leaves(raw_topology)}
     return Settings(node, topology, text, origins)
 
@@ -140,7 +141,7 @@ def parse_topology(
     """
     report, file = Report(), Source(source, text)
     try:
-        raw = tomllib.loads(text)
+        raw = toml.read(text)
     except tomllib.TOMLDecodeError as error:
         report.add(Source(source), "", "TOML", f"a mistake: {error}")
         report.raise_any()
@@ -167,7 +168,7 @@ def _read(path: Path, report: Report) -> tuple[dict[str, Any] | None, Source]:
     source = Source(str(path))
     try:
         text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text), Source(str(path), text)
+        return toml.read(text), Source(str(path), text)
     except FileNotFoundError:
         report.add(source, "", "a TOML file", "no such file", "make one with: python -m tools.init")
     except (OSError, UnicodeDecodeError) as error:
@@ -205,7 +206,7 @@ def _lay_text(layers: _Layers, key: str, text: str, source: Source, report: Repo
     value: Any = text
     if probe is WRONG:
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            value = toml.read(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             is_list = "tuple" in str(info.type)
             value = [part.strip() for part in text.split(",") if part.strip()] if is_list else text

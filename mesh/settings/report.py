@@ -60,7 +60,10 @@ def shown(key: str, value: Any) -> str:
     """Return `value` for a message, cut short; secrets are masked."""
     if key in SECRETS:
         return "(hidden)" if value else repr(value)
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no number of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= FOUND_CHARS_MAX else text[: FOUND_CHARS_MAX - 1] + "…"
 
 

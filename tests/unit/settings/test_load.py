@@ -9,6 +9,7 @@ import pytest
 from mesh.errors import SetupError
 from mesh.roles import custom
 from mesh.settings.load import address_fault, load, render
+from mesh.settings.toml import DEPTH_MAX
 
 NODE = """
 name = "n0"
@@ -213,3 +214,20 @@ def test_secrets_are_hidden_in_problems(files):
 def test_the_examples_are_in_order(name):
     """What the repository ships must start."""
     assert load(Path(__file__).parents[3] / "config" / f"{name}.toml").node.name == name
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("9" * 25, "finite numbers of 63 bits, found 999"),
+        ("0x" + "f" * 9000, "finite numbers of 63 bits, found a number of thousands of digits"),
+        ("9" * 5000, "expected TOML"),
+        ("nan", "finite numbers of 63 bits, found nan"),
+        ("[" * 5000 + "]" * 5000, f"more than {DEPTH_MAX} tables or lists"),
+        ("[" * 200 + "]" * 200, f"more than {DEPTH_MAX} tables or lists"),
+    ],
+)
+def test_a_value_that_no_message_can_carry_is_a_mistake(files, value, reason):
+    """A node that took such an epoch over ended when it told the others."""
+    (problem,) = problems(files(topology=TOPOLOGY.replace("[mesh]", f"[mesh]\nepoch = {value}")))
+    assert reason in problem
