@@ -2,6 +2,7 @@
 
     python -m bench --all       every bench, in under 25 minutes with all peers installed
     python -m bench --readme    the README's table, from the last run of each
+    python -m bench --write     that and all sections, into docs/numbers.md; or of those named
 
 Shell: each bench is a process of its own, so that none inherits another's state.
 """
@@ -16,10 +17,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.readme import readme
+from bench.readme import page, readme
 from bench.report import RESULTS, progress
 
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "numbers.md"
 BENCHES = {  # with the options of a run of all: fewer rounds than alone, so that it ends in time
     "micro": "--rounds 3",
     "ring": "",
@@ -73,13 +75,17 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--all", action="store_true", help="run every bench")
     parser.add_argument("--readme", action="store_true", help="the table of the last run of each")
+    parser.add_argument("--write", action="store_true", help="into docs/numbers.md, without a run")
     given = parser.parse_args()
-    if given.readme:
-        print(readme(RESULTS))
-        return 0
     names = there() if given.all else given.names
     if unknown := set(names) - set(there()):
         parser.error(f"no bench {', '.join(unknown)}; there are {', '.join(there())}")
+    if given.readme:
+        print(readme(RESULTS, names))
+        return 0
+    if given.write:
+        PAGE.write_text(page(RESULTS, names or there()))
+        return 0
     if not names:
         print("\n".join(f"{name:10} {what(name)}" for name in there()))
         return 0

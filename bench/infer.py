@@ -37,7 +37,8 @@ LATER = [ROOT / "config" / "ring" / f"{name}.toml" for name in ("w4", "w5")]
 LOADS = {"light": 10, "medium": 50, "heavy": 100}  # requests at once
 JOINS = "two workers join"
 WARM_UP = Load("warm-up", requests=20, concurrent=4)
-JOIN_SHARE = 4  # the workers join when a quarter of the requests are done
+JOIN_TIMES = 3  # as many requests as the other loads: a worker is up after some seconds
+JOIN_SHARE = 12  # the workers join when a twelfth of them are done
 
 
 def plan(requests: int) -> dict[str, tuple[Load, What]]:
@@ -48,7 +49,7 @@ def plan(requests: int) -> dict[str, tuple[Load, What]]:
     }
     octets = What("infer", encoding="octet-stream")
     found["bytes"] = (Load("medium, as bytes", requests, LOADS["medium"]), octets)
-    found["joins"] = (Load(JOINS, requests, LOADS["medium"]), What("infer"))
+    found["joins"] = (Load(JOINS, JOIN_TIMES * requests, LOADS["medium"]), What("infer"))
     return found
 
 

@@ -1,12 +1,13 @@
 """Says what the last run of each bench found, as rows of one table with the command beside each.
 
 Shell: reads `bench/results/`. `python -m bench --readme` prints it; the README's table is a copy.
+`python -m bench --write` puts it, and each bench's own section, into `docs/numbers.md`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from bench.report import middle, spread, table
 Row = tuple[str, str]
 """What, and what was measured."""
 HEAD = ("what", "measured", "command")
+PAGE_HEAD = """<!-- Made from the last run of each bench by: python -m bench --write NAME … -->
+
+# Numbers
+
+What was measured, each with its command and its machine. All of it: `make bench`; the peers: \
+`make bench-peers`. Medians; a range is least to most over the rounds."""
 PEERS = {
     "mosec": "Mosec",
     "mosec-tuned": "Mosec with orjson and a window of 1 ms",
@@ -24,12 +31,12 @@ PEERS = {
 }
 
 
-def rows(results: Path) -> list[tuple[str, str, str]]:
-    """Return a row per finding, of the benches that have been run."""
+def rows(results: Path, names: Collection[str] = ()) -> list[tuple[str, str, str]]:
+    """Return a row per finding, of the benches that have been run; of those named, if any is."""
     found = []
     for name, read in READ.items():
         path = results / f"{name}.json"
-        if not path.exists():
+        if not path.exists() or (names and name not in names):
             continue
         saved = json.loads(path.read_text())
         command = f"`{saved['command']}`"
@@ -39,10 +46,17 @@ def rows(results: Path) -> list[tuple[str, str, str]]:
     return found
 
 
-def readme(results: Path) -> str:
+def readme(results: Path, names: Collection[str] = ()) -> str:
     """Return the table; its columns are text, so none is aligned to the right."""
-    lines = table(HEAD, rows(results)).splitlines()
+    lines = table(HEAD, rows(results, names)).splitlines()
     return "\n".join([lines[0], "|---|---|---|", *lines[2:]])
+
+
+def page(results: Path, names: Collection[str]) -> str:
+    """Return the page of figures: the table, then the section of each bench that was run."""
+    files = [results / f"{name}.md" for name in names]
+    sections = [file.read_text().strip() for file in files if file.exists()]
+    return "\n\n".join([PAGE_HEAD, readme(results, names), *sections]) + "\n"
 
 
 def serving(data: Any) -> list[Row]:
