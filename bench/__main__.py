@@ -27,6 +27,7 @@ BENCHES = {  # with the options of a run of all: fewer rounds than alone, so tha
     "ring": "",
     "hop": "--rounds 3",
     "serving": "--rounds 2 --seconds 1.5 --connections 1,32",
+    "answers": "--requests 16 --rows batches",
     "infer": "--requests 500",
     "search": "--rounds 3",
     "embedding": "--rounds 3",

@@ -110,6 +110,32 @@ def infer(data: Any) -> list[Row]:
     return found
 
 
+def answers(data: Any) -> list[Row]:
+    """Of the answer pipeline: the best throughput of each side, and what is off against it."""
+    busiest = max(one["concurrent"] for one in data)
+    busy = {one["side"]: one for one in data if one["concurrent"] == busiest}
+    sides = [
+        name for name in ("monolithic, unbatched", "monolithic", "distributed") if name in busy
+    ]
+    memory = {
+        name: " + ".join(f"{count / 1e6:.0f}" for count in busy[name]["memory_bytes"].values())
+        for name in sides
+    }
+    shown = [
+        f"{name} {busy[name]['throughput_median']:.2f} (p50 {busy[name]['latency']['median']:.0f} "
+        f"ms, {memory[name]} MB)"
+        for name in sides
+    ]
+    what = f"answers a second, {busiest} at once, on the same two cores"
+    found = [(what, " · ".join(shown))]
+    off = [
+        f"{name} {one['of']:.2f}" for name, one in busy.items() if name not in sides and one["of"]
+    ]
+    if off:
+        found.append(("… of that, with one thing changed", " · ".join(off)))
+    return found
+
+
 def search(data: Any) -> list[Row]:
     """Of the vector search bench."""
     recall, ms = data["recall"], data["ms"]
@@ -201,6 +227,7 @@ def flood(data: Any) -> list[Row]:
 
 READ: dict[str, Callable[[Any], list[Row]]] = {
     "serving": serving,
+    "answers": answers,
     "infer": infer,
     "search": search,
     "embedding": embedding,

@@ -66,7 +66,7 @@ def test_every_figure_has_a_command_that_can_be_run(command):
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     code = file.read_text()
     for option in (word for word in words[3:] if word.startswith("--")):
-        assert f'"{option}"' in code, f"{words[2]} has no {option}"
+        assert option in code, f"{words[2]} has no {option}"
 
 
 def test_the_first_figure_names_a_command():
