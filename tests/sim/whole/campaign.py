@@ -2,7 +2,9 @@
 
     python -m tests.sim.whole.campaign --seeds 1000           a campaign
     python -m tests.sim.whole.campaign --seed 17 --trace      one mesh, told event by event
-    python -m tests.sim.whole.campaign --seed 17 --shrink     the fewest faults that still break it
+    python -m tests.sim.whole.campaign --seed 17 --about q31  what happened to one request
+    python -m tests.sim.whole.campaign --seed 17 --shrink     the fewest faults and requests that
+                                                              still break it, and their tale
     python -m tests.sim.whole.campaign --mutant NAME          seeds until a seeded bug is caught
 
 Two kinds of worlds. In a steady one faults come one after the other, each when the mesh has
@@ -20,32 +22,40 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from random import Random
+from typing import TypeVar
 
 from mesh.settings.schema import Limits
 from tests.sim.campaign import calm_bound_s
 from tests.sim.whole.laws import at_rest
+from tests.sim.whole.process import Process
 from tests.sim.whole.town import PIPELINES, Town, played
 from tests.sim.world import Weather
 
 STORM_S = 40.0
 SETTLE_S = 2.0  # between two faults of a steady world
 LOOK_S = 0.5
+STRIKE_S = 0.05  # of a batch, or of a stream's first piece
 QUIET_S = 16.0  # longer than any client waits
 ORDERLY = ("drain", "epoch", "slow", "lag", "jump")  # nothing that is under way is lost
-BREAKING = ("crash", "off", "move", "pause", "cut", "oneway", "burst")
+BREAKING = ("crash", "off", "move", "strike", "pause", "cut", "oneway", "burst")
 FAULTS = ORDERLY + BREAKING
 MUST_HAPPEN = {  # what a campaign must have seen, so that its silence means something
     *(f"fault.{fault}" for fault in FAULTS),
     *("call.first", "call.hedge", "call.doubt", "call.failover", "call.retry"),
     *("breaker.open", "breaker.half-open", "breaker.closed"),
     *("ask.done", "ask.gone", "doors changed", "twins agreed", "doubts changed"),
-    *("met.connection_lost", "met.unreachable", "met.cancelled_call", "queue.overloaded"),
-    *("streams resumed", "kept answers", "joined requests", "refused doors"),
+    *("met.connection_lost", "met.unreachable", "call.given up", "queue.overloaded"),
+    *("streams resumed", "kept answers", "joined requests", "refused doors", "met.no_owner"),
+    *("lost", "duplicated", "suspected", "cleared", "refuted", "died", "left", "stream_only"),
+    *("budget refused", "forwarded requests", "worlds.steady", "worlds.wild"),
 }
+HEADINGS = {"FAULT", "START", "CALM", "BROKEN"}  # of tales that concern every request
+TRIES_MAX = 60  # of a shrinking: a minute of faults, a minute of clients
 Trap = Callable[[], AbstractContextManager[object]]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -78,14 +88,16 @@ class Script:
     pace_s: float
     mix: tuple[str, ...]
     faults: tuple[Fault, ...]
+    requests_max: int = 256
+    unasked: frozenset[int] = frozenset()  # clients who stay at home; `shrink` keeps them there
 
     def __str__(self) -> str:
         """Return the expansion of the seed, as it is printed with a failure."""
         kind = "steady" if self.is_steady else "wild"
         head = (
             f"seed {self.seed}: {kind}, {len(self.names)} nodes, {self.replicas} replicas, queues "
-            f"of {self.queue_max}, a client per {self.pace_s:.2f} s for {' '.join(self.mix)}, "
-            f"{self.weather}"
+            f"of {self.queue_max}, doors for {self.requests_max}, a client per {self.pace_s:.2f} s "
+            f"for {' '.join(self.mix)}, {len(self.unasked)} of them at home, {self.weather}"
         )
         return "\n".join([head, *(f"  {fault}" for fault in self.faults)])
 
@@ -102,6 +114,7 @@ def draw(seed: int) -> Script:
         latency_s=rng.choice((0.0005, 0.003, 0.02)),
         jitter_s=rng.choice((0.0005, 0.005)),
         loss=rng.choice((0.0, 0.0, 0.01) if is_steady else (0.0, 0.05, 0.2)),
+        duplicate=rng.choice((0.0, 0.15)),
     )
     faults, at_s, pace_s = [], 2.0, rng.choice((1.5, 3.0, 6.0))
     while (at_s := at_s + rng.expovariate(1 / pace_s)) < STORM_S:
@@ -119,6 +132,7 @@ def draw(seed: int) -> Script:
         rng.choice((0.2, 0.5) if queue_max == 8 else (0.05, 0.15, 0.5)),
         mix,
         tuple(faults),
+        24 if queue_max == 8 else 256,
     )
 
 
@@ -130,10 +144,13 @@ def inflict(world: Town, fault: Fault) -> None:
     world.counts[f"fault.{fault.kind}"] += 1
     world.tell_tale("FAULT", fault)
     world.laws_of_flow.unrest()
+    if fault.kind not in ORDERLY:
+        world.touched.add(name)
     match fault.kind:
         case "crash" | "off" | "move":
-            world.crash(name, is_silent=fault.kind == "off")
-            world.later(fault.seconds, lambda: _back(world, fault, is_moved=fault.kind == "move"))
+            _kill(world, fault)
+        case "strike":
+            process.struck_by = lambda: _strike(world, process, fault)
         case "pause":
             world.pause(name)
             world.later(fault.seconds, lambda: world.resume(name))
@@ -148,6 +165,8 @@ def inflict(world: Town, fault: Fault) -> None:
         case "jump":
             world.wall_jumps_s[name] = 3600.0 * (fault.size - 0.5)
         case "drain":
+            if fault.size > 0.5:  # in the midst of long work
+                process.slowness = 5.0 + 20.0 * fault.size
             world.drain(name)
             world.later(fault.seconds, lambda: _back(world, fault))
         case "epoch":
@@ -156,6 +175,24 @@ def inflict(world: Town, fault: Fault) -> None:
         case "burst":
             world.laws_of_flow.burst_s = world.now_s
             world.crowd.burst(40 + int(160 * fault.size), 0.5 + fault.seconds / 3)
+
+
+def _kill(world: Town, fault: Fault) -> None:
+    world.crash(fault.host, is_silent=fault.kind == "off")
+    world.later(fault.seconds, lambda: _back(world, fault, is_moved=fault.kind == "move"))
+
+
+def _strike(world: Town, process: Process, fault: Fault) -> None:
+    """Kill a process in the midst of the work that it has just begun."""
+    process.struck_by = None
+
+    def strike() -> None:
+        if world.processes.get(fault.host) is process and not process.is_leaving:
+            world.counts["struck at work"] += 1
+            world.laws_of_flow.unrest()
+            _kill(world, fault)
+
+    world.later(STRIKE_S * fault.size, strike)
 
 
 def _cut(world: Town, fault: Fault) -> None:
@@ -188,7 +225,7 @@ def _one_after_the_other(world: Town, faults: list[Fault], again_s: float = 0.0)
         if not (is_over and world.is_settled):
             world.later(LOOK_S, look)
             return
-        world.cut_off.clear()
+        world.cut_off = set(filter(world.is_wary, world.cut_off))
         if faults and not world.crowd.is_closed:
             fault = faults.pop(0)
             inflict(world, fault)
@@ -205,6 +242,8 @@ def calm_down(world: Town, weather: Weather) -> None:
     world.weather = Weather(weather.latency_s, weather.jitter_s)
     for name in world.hosts:
         process = world.processes.get(name)
+        if process is not None:
+            process.struck_by = None
         if process is None:
             _back(world, Fault(0.0, "", name, 0.0, 0.0))
         elif process.is_paused:
@@ -220,9 +259,10 @@ def built(script: Script) -> Town:
         list(script.names),
         replicas=script.replicas,
         weather=script.weather,
-        limits=Limits(queue_max=script.queue_max, requests_max=256),
+        limits=Limits(queue_max=script.queue_max, requests_max=script.requests_max),
         pace_s=script.pace_s,
         mix=script.mix,
+        unasked=script.unasked,
     )
     world.is_steady = script.is_steady
     world.is_orderly = all(fault.kind in ORDERLY for fault in script.faults)
@@ -295,19 +335,45 @@ def verdict(script: Script) -> str | None:
 
 
 def shrink(script: Script) -> Script:
-    """Return the script without the faults that the failure does not need: halves, then single."""
-    faults, size = list(script.faults), max(1, len(script.faults) // 2)
+    """Return the script without the faults, then the clients, that the failure does not need."""
+
+    def with_faults(faults: list[Fault]) -> Script:
+        return replace(script, faults=tuple(faults))
+
+    script = with_faults(_fewest(list(script.faults), lambda few: verdict(with_faults(few))))
+    everyone = range(_asked(script))
+
+    def with_clients(clients: list[int]) -> Script:
+        return replace(script, unasked=frozenset(everyone).difference(clients))
+
+    return with_clients(_fewest(list(everyone), lambda few: verdict(with_clients(few))))
+
+
+def _fewest(items: list[Item], breaks: Callable[[list[Item]], object]) -> list[Item]:
+    """Return what is left when parts are left out while it still breaks: halves first."""
+    size, tries = max(1, len(items) // 2), 0
     while True:
         at = 0
-        while at < len(faults):
-            fewer = faults[:at] + faults[at + size :]
-            if verdict(replace(script, faults=tuple(fewer))):
-                faults = fewer
+        while at < len(items) and tries < TRIES_MAX:
+            fewer, tries = items[:at] + items[at + size :], tries + 1
+            if breaks(fewer):
+                items = fewer
             else:
                 at += size
-        if size == 1:
-            return replace(script, faults=tuple(faults))
+        if size == 1 or tries == TRIES_MAX:
+            return items
         size //= 2
+
+
+def _asked(script: Script) -> int:
+    """Return how many clients come until the world breaks."""
+    world = built(script)
+    with suppress(AssertionError):
+        try:
+            _play(world, script)
+        finally:
+            world.close()
+    return len(world.crowd.asks)
 
 
 def run_campaign(
@@ -346,13 +412,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="tell everything that happens")
-    parser.add_argument("--shrink", action="store_true", help="leave out faults while it breaks")
+    parser.add_argument("--about", default="", help="tell of one request, and of faults")
+    parser.add_argument("--shrink", action="store_true", help="leave out what it breaks without")
     parser.add_argument("--mutant", default="", help="with this seeded bug, until it is caught")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)  # thousands of nodes die here
-    with played(), _trap(asked.mutant):
+    with _trap(asked.mutant), played():
         if asked.seed is not None:
-            return _one(asked.seed, is_traced=asked.trace, is_shrunk=asked.shrink)
+            is_told = asked.trace or asked.shrink or bool(asked.about)
+            return _one(asked.seed, asked.about, is_told=is_told, is_shrunk=asked.shrink)
         return _many(range(asked.first, asked.first + asked.seeds), is_mutant=bool(asked.mutant))
 
 
@@ -364,13 +432,17 @@ def _trap(name: str) -> AbstractContextManager[object]:
     return MUTANTS[name]()
 
 
-def _one(seed: int, *, is_traced: bool, is_shrunk: bool) -> int:
+def _one(seed: int, about: str, *, is_told: bool, is_shrunk: bool) -> int:
     script = draw(seed)
     script = shrink(script) if is_shrunk else script
     print(script)
-    tale = (lambda at_s, tale: print(f"{at_s:9.3f} {tale}")) if is_traced else None
+
+    def told(at_s: float, tale: str) -> None:
+        if not about or tale.split()[0] in HEADINGS or f"{about} " in f"{tale} ".replace("|", " "):
+            print(f"{at_s:9.3f} {tale}")
+
     try:
-        world = play(script, tale)
+        world = play(script, told if is_told else None)
     except AssertionError as broken:
         print(f"BROKEN {broken}")
         return 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.sim.whole.town import Town
 
 NEAR_S = 0.001  # a client is in the network of its doors
-PATIENCE_S = 4.0  # with a door that says nothing; a paused one says nothing
+PATIENCE_S = 7.0  # with a door that says nothing: longer than a mesh needs to recover
 GRACE_S = 1.0  # a door says at the deadline that it has passed; so long that is waited for
 AGAIN_S = 0.1  # no door was ready
 ELSEWHERE = {"unreachable", "connection_lost", "draining"}  # at the door itself
@@ -76,6 +76,7 @@ class Visit:
         self.pieces: list[str] = []
         self.replies = 0  # final ones that left the door
         self.is_over = False
+        self.is_cut_off = process.name in crowd.world.cut_off  # it may find nobody
         self._last_s = 0.0
 
     def reply(self, kind: str, value: Any, deadline_s: float) -> None:
@@ -97,8 +98,10 @@ class Visit:
 class Crowd:
     """Every client of a world."""
 
-    def __init__(self, world: Town, pace_s: float, mix: tuple[str, ...]) -> None:
-        self.world, self._pace_s, self._mix = world, pace_s, mix
+    def __init__(
+        self, world: Town, pace_s: float, mix: tuple[str, ...], unasked: frozenset[int]
+    ) -> None:
+        self.world, self._pace_s, self._mix, self._unasked = world, pace_s, mix, unasked
         self._rng = Random(f"{world.seed}/crowd")
         self.asks: list[Ask] = []
         self.open: dict[Ask, None] = {}
@@ -155,7 +158,9 @@ class Crowd:
         return ask
 
     def begin(self, ask: Ask) -> None:
-        """Ask the first door."""
+        """Ask the first door; who stays at home has been drawn all the same, as the others are."""
+        if ask.number in self._unasked:
+            return
         ask.began_s = self.world.now_s
         self.open[ask] = None
         self.world.counts["asked"] += 1
@@ -227,6 +232,7 @@ class Crowd:
         """Leave a door that has said nothing, unless its answer is under way."""
         if visit.is_over or visit.pieces or visit.ask.ended_s is not None:
             return
+        self.world.laws_of_flow.tired(visit)
         visit.is_over = True
         visit.process.post(visit.process.hang_up, visit)
         self._go_on(visit.ask)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.errors import NoOwner
 from mesh.wire.messages import Call
 from tests.sim.laws import Broken
+from tests.sim.whole.clients import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.sim.whole.clients import Ask, Visit
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 LATE_S = 0.05  # no request outlives its deadline by more
 SPREAD_S = 2.5  # in a calm mesh everybody has heard by then that a node leaves
-RECOVERY_S = 5.0  # a silent node holds nobody up for longer
+RECOVERY_S = 6.0  # a node that is silent, deaf or very slow holds nobody up for longer
 STEPS = {"work": 1, "both": 2, "charge": 1, "tell": 1, "spell": 1}
 ROLE_OF = {"both": "work"}  # of a pipeline of several stages: the last
 PIECES = 6
@@ -110,6 +111,15 @@ class Flow:
         self.law(visit.replies <= 1, "R4 one answer to a request", visit.ask.text, kind)
         self.law(kind != "piece" or not visit.replies, "R4 no piece after the end", visit.ask.text)
 
+    def tired(self, visit: Visit) -> None:
+        """A client leaves a door that has said nothing for a while."""
+        ask, world = visit.ask, self._world
+        if not world.is_steady or self._is_cut_off(visit) or _stood_still(visit):
+            return
+        is_felt = world.now_s - self.burst_s < BURST_S or ask.pipeline == "charge"
+        lives = not visit.process.is_dead
+        self.law(is_felt or not lives, "A5 no door that lives is silent for long", ask)
+
     # -- the end ------------------------------------------------------------------------
 
     def ended(self, ask: Ask) -> None:
@@ -123,6 +133,9 @@ class Flow:
         self._check_once(ask)
         if self._world.is_steady:
             self._check_served(ask)
+
+    def _is_cut_off(self, visit: Visit) -> bool:
+        return visit.is_cut_off or visit.process.name in self._world.cut_off
 
     def _check_silence(self, ask: Ask) -> None:
         """Whoever was asked and lives has said something."""
@@ -172,7 +185,7 @@ class Flow:
     def _check_served(self, ask: Ask) -> None:
         """One node at a time is in trouble: everybody else answers for it, and soon."""
         world = self._world
-        if ask.outcome == "gone" or any(v.process.name in world.cut_off for v in ask.visits):
+        if ask.outcome == "gone" or any(map(self._is_cut_off, ask.visits)):
             return
         is_calm = self.is_calm_since(ask.began_s) or world.is_orderly
         if ask.ended_s is not None and ask.began_s < self.burst_s + BURST_S < ask.ended_s + BURST_S:
@@ -183,9 +196,9 @@ class Flow:
         ):
             return
         self.law(ask.outcome == "done", "A1 nothing fails while a replica lives", ask, ask.said)
-        tired_s = 4.0 * (len(ask.visits) - 1)
+        tired_s = PATIENCE_S * (len(ask.visits) - 1)
         took_s = (ask.ended_s or 0.0) - ask.began_s - tired_s
-        if ask.outcome == "done" and not (ask.wants_pieces and _stood_still(ask.visits[-1])):
+        if ask.outcome == "done" and not _stood_still(ask.visits[-1]):
             self.slowest_s = max(self.slowest_s, took_s)
             own_s = 4.0 if ask.pipeline in ("tell", "spell") else 0.0
             self.law(took_s <= RECOVERY_S + own_s, "A3 nobody waits long for the silent", ask)

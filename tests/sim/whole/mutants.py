@@ -211,6 +211,17 @@ def _switches_at_once(takeover: Takeover) -> tuple[str, ...]:
 
 
 @contextmanager
+def _call_the_dead() -> Iterator[None]:
+    """Who is dead stays where it was: here doubts alone would still keep calls away."""
+    live = _calls_the_dead(directory._live)
+    with (
+        patch.object(directory, "_live", live),
+        patch.object(directory.Directory, "doubtful", lambda _: []),
+    ):
+        yield
+
+
+@contextmanager
 def _lose_connections_quietly() -> Iterator[None]:
     """A connection that ends takes its calls with it, and tells nobody."""
 
@@ -228,7 +239,7 @@ MUTANTS: dict[str, Trap] = {
     "spends freely": _wrapped(Budget, "try_spend", _spends_freely),
     "lets the loser go on": _wrapped(Race, "run", _lets_the_loser_go_on),
     "calls the leaving": _instead(directory, "_live", _calls_the_leaving),
-    "calls the dead": _wrapped(directory, "_live", _calls_the_dead),
+    "calls the dead": _call_the_dead,
     "trusts suspects": _wrapped(choose.Chooser, "usable", _trusts_suspects),
     "never doubts": _instead(Doubts, "raise_at", _never_doubts),
     "lets a crowd pass": _wrapped(Breaker, "allows", _lets_a_crowd_pass),

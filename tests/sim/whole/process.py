@@ -86,6 +86,7 @@ class Process:
         self.armed_s: float | None = None
         self.is_dead = self.is_paused = self.is_listening = self.is_leaving = False
         self.slowness = 1.0
+        self.struck_by: Callable[[], None] | None = None  # told when it next begins some work
         self.paused_s = self.left_at_s = float("-inf")  # world time of the last pause; of leaving
         self.told_s: dict[str, float] = {}  # request: until when this process was given time
         self.visits: dict[Visit, asyncio.Task[None]] = {}
@@ -136,7 +137,10 @@ class Process:
         """Note that an item is run; return the name of this run."""
         self._runs += 1
         run = f"{self.label}#{self._runs}"
+        self.world.tell_tale(self.label, "runs", role, text, "as", run)
         self.world.laws_of_flow.ran(self, role, text, run)
+        if self.struck_by is not None:
+            self.struck_by()
         return run
 
     # -- the node -----------------------------------------------------------------------
@@ -287,6 +291,7 @@ class Process:
     async def _answer(self, visit: Visit) -> None:
         """As `api.native.run_pipeline`."""
         request = Request(visit.ask.id, self.loop.time() + visit.left_s, visit.ask.priority)
+        self.world.tell_tale(self.label, "is asked", visit.ask.text, visit.ask.pipeline)
         self.told_s[request.id] = max(self.told_s.get(request.id, 0.0), request.deadline_s)
         try:
             with self.admission.admit(request):

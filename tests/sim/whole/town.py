@@ -17,6 +17,7 @@ from mesh.flow import deadlines, doubt, local
 from mesh.gossip.events import Kind, Notice
 from mesh.gossip.swim import Swim
 from mesh.net import calls, peer, peers, serving
+from mesh.policy.breaker import State
 from mesh.settings.schema import Limits
 from mesh.settings.topology import Batch, Mesh, Pipeline, Role, Stage, Topology
 from tests.sim.whole.clients import Crowd
@@ -37,6 +38,7 @@ PIPELINES = {  # name: its stages' roles
     "spell": ("spell",),
 }
 TALES_MAX = 2000
+LOSSY = 0.05  # so many lost datagrams may cost a healthy node its name
 
 
 @contextmanager
@@ -66,6 +68,7 @@ class Town(World):
         patience_s: how long a client waits for its answer.
         pace_s: the mean time between two clients.
         mix: the pipelines that clients ask, drawn evenly.
+        unasked: the numbers of clients who do not come.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Town(World):
         patience_s: float = 15.0,
         pace_s: float = 0.3,
         mix: tuple[str, ...] = tuple(PIPELINES),
+        unasked: frozenset[int] = frozenset(),
     ) -> None:
         super().__init__(seed, names, weather=weather)
         self.chance = Random(f"{seed}/streams")
@@ -94,12 +98,13 @@ class Town(World):
         self.lags: dict[str, float] = {}  # extra delay of a host's links, seconds
         self.wall_jumps_s: dict[str, float] = {}
         self.cut_off: set[str] = set()  # hosts whose doors may lack the others
+        self.touched: set[str] = set()  # hosts that others may take for dead, at some time
         self.is_steady = self.is_orderly = False  # one fault at a time; none that breaks a call
         self.patience_s = patience_s
         self.tales: list[tuple[float, str]] = []
         self.on_tale: Callable[[float, str], None] = lambda at_s, tale: None
         self.laws_of_flow, self.watch = Flow(self), Watch(self)
-        self.crowd = Crowd(self, pace_s, mix)
+        self.crowd = Crowd(self, pace_s, mix, unasked)
 
     def tell_tale(self, *words: object) -> None:
         """Keep a line for a person to read."""
@@ -231,6 +236,16 @@ class Town(World):
             process.loop.turn()
             self.arm(process)
 
+    def is_wary(self, name: str) -> bool:
+        """Whether a node's door still leaves others alone that it could not reach lately."""
+        process = self.processes.get(name)
+        edges = process.router._reach.edges.values() if process else ()
+        breakers = [edge.breaker for edge in edges]
+        return process is not None and any(
+            one.state is State.HALF_OPEN or one.try_at_s(0.0) > process.loop.time()
+            for one in breakers
+        )
+
     def task_failed(self, what: str) -> None:
         """A task died of something that nobody took."""
         self.laws_of_flow.law(False, "T1 no task fails unseen", what)
@@ -250,6 +265,10 @@ class Town(World):
         if notice.kind is not Kind.UPDATED:
             self.laws_of_flow.unrest()
             self.tell_tale(host.name, notice.kind.value, notice.member.id)
+        if notice.kind is Kind.DIED and self.weather.loss < LOSSY:
+            involved = {host.name, notice.member.facts.name}
+            caused = bool(involved & self.touched)
+            self.laws_of_flow.law(caused, "M1 nobody is declared dead without cause", *involved)
         if notice.kind is not Kind.GONE:
             super()._notice(host, notice)
             return

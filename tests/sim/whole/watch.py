@@ -22,7 +22,14 @@ from mesh.flow.reach import Reach
 from mesh.flow.router import Router
 from mesh.gossip.member import Status
 from mesh.policy.batch import BatchFormer
-from mesh.policy.breaker import FAILURES_MAX, JITTER_SHARE, OPEN_S, SUCCESSES_MIN, Breaker
+from mesh.policy.breaker import (
+    FAILURES_MAX,
+    JITTER_SHARE,
+    OPEN_S,
+    OPEN_S_MAX,
+    SUCCESSES_MIN,
+    Breaker,
+)
 from mesh.policy.budget import (
     HEDGE_FLOOR_PER_S,
     HEDGE_SHARE,
@@ -70,6 +77,7 @@ class Switch:
     failures: int = 0
     successes: int = 0
     until_s: float = 0.0
+    since_s: float = 0.0
     under_way: int = 0  # calls that were let through half-open
 
 
@@ -99,9 +107,10 @@ class Watch:
         kind = self._kind(process, before, attempt) if before else "first"
         self._check_view(process, role, endpoint, is_first=kind == "first")
         self.world.counts[f"call.{kind}"] += 1
+        why = next((str(one.error) for one in reversed(before) if one.error), "")
+        text = request.id.removeprefix("id-")
+        self.world.tell_tale(process.label, "calls", endpoint.name, role, text, kind, why)
         if kind != "first":
-            why = next((str(one.error) for one in reversed(before) if one.error), "")
-            self.world.tell_tale(process.label, kind, role, request.id, endpoint.name, why)
             is_new = role != "spell" or not any(one.pieces for one in before)
             self.world.laws_of_flow.law(is_new, "R4 no retry after the first piece", *key)
         self._spend(process, role, kind)
@@ -182,13 +191,22 @@ class Watch:
             law(switch.under_way == 0, "B2 a half-open one lets one pass", switch.under_way)
             switch.under_way += 1
 
+    def refused(self, breaker: Breaker, now_s: float) -> None:
+        """Check that a breaker has a reason to let nothing pass."""
+        switch, law = self._switch(breaker), self.world.laws_of_flow.law
+        law(switch.state != CLOSED, "B3 a closed breaker lets all pass", switch)
+        is_tried = switch.state != HALF_OPEN or switch.under_way > 0
+        law(is_tried, "B3 a half-open one lets one pass", switch)
+        is_late = switch.state == OPEN and now_s > switch.since_s + OPEN_S_MAX * (1 + JITTER_SHARE)
+        law(not is_late, "B3 an open one opens again", switch)
+
     def failed(self, breaker: Breaker, now_s: float) -> None:
         """Note a failure."""
         switch = self._switch(breaker)
         switch.failures += 1
         is_over = switch.state == CLOSED and switch.failures >= FAILURES_MAX
         if is_over or switch.state == HALF_OPEN:
-            switch.state = OPEN
+            switch.state, switch.since_s = OPEN, now_s
             switch.until_s = now_s + OPEN_S * (1.0 - JITTER_SHARE)
             self.world.counts["breaker.open"] += 1
             self.world.tell_tale(here().label, "breaker opens")
@@ -219,6 +237,7 @@ def watched(stack: ExitStack) -> None:
     wrap(Reach, "call", _reach_call)
     wrap(Reach, "stream", _reach_stream)
     wrap(Router, "call", _router_call)
+    wrap(Breaker, "allows", _allows)
     wrap(Breaker, "sent", _breaker("sent"))
     wrap(Breaker, "failed", _breaker("failed"))
     wrap(Breaker, "succeeded", _breaker("succeeded"))
@@ -269,6 +288,8 @@ def _reach_stream(original: Any) -> Any:
 
 
 def _count(process: Process, error: BaseException) -> None:
+    if isinstance(error, asyncio.CancelledError):
+        process.world.counts["call.given up"] += 1
     if isinstance(error, PeerError | MeshError) and not process.is_dead:
         process.world.counts[f"met.{error.code}"] += 1
 
@@ -295,6 +316,17 @@ def _breaker(name: str) -> Any:
         return noted
 
     return made
+
+
+def _allows(original: Any) -> Any:
+    def allows(breaker: Breaker, now_s: float) -> bool:
+        is_allowed: bool = original(breaker, now_s)
+        process = here()
+        if not is_allowed and not process.is_dead:
+            process.world.watch.refused(breaker, now_s)
+        return is_allowed
+
+    return allows
 
 
 def _submit(original: Any) -> Any:
