@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from tools.loadgen.__main__ import arguments, plan
 from tools.loadgen.plan import Load, shares, split, starts
+
+PROJECT = Path(__file__).resolve().parents[4]
 
 
 @given(total=st.integers(0, 10_000), parts=st.integers(1, 64))
@@ -89,3 +92,10 @@ def test_a_command_line_that_cannot_be_says_why(options, reason):
     """Before anything is sent."""
     with pytest.raises(ValueError, match=reason):
         plan(arguments().parse_args(options.split()))
+
+
+def test_the_scenario_of_the_examples_can_be_run():
+    """`bench/mixed.toml`: several kinds of requests in a mix, and phases of both loops."""
+    crew, loads = plan(arguments().parse_args(["--scenario", str(PROJECT / "bench/mixed.toml")]))
+    assert {"pipeline", "query", "chat"} == {what.kind for what in crew.mix}
+    assert {True, False} == {load.is_open for load in loads}
