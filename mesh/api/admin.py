@@ -16,8 +16,8 @@ from mesh.api import answer
 from mesh.api.parts import PARTS
 from mesh.errors import BadRequest, Forbidden
 
-PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
-"""What proxies add to a request of somebody else's."""
+PASSED_ON = ("forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip")
+"""What proxies add to a request of somebody else's, beside all `X-Forwarded-…`."""
 
 
 def routes() -> list[web.RouteDef]:
@@ -55,5 +55,7 @@ def _check_may(request: web.Request) -> None:
         is_own = ipaddress.ip_address(request.remote or "").is_loopback
     except ValueError:
         is_own = False
-    if not is_own or any(name in request.headers for name in PASSED_ON):
+    names = [name.lower() for name in request.headers]
+    is_passed_on = any(name in PASSED_ON or name.startswith("x-forwarded-") for name in names)
+    if not is_own or is_passed_on:
         raise Forbidden("without security.api_keys only this machine may do that; set keys")

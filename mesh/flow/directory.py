@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from mesh.flow.assign import assigned
 from mesh.gossip.member import Member, Status
 from mesh.ring.ring import Ring, ring_of
 from mesh.settings.topology import Topology
@@ -63,6 +64,7 @@ class Directory:
         self._rings: dict[str, Ring] = {}
         self._nodes: dict[str, Endpoint] | None = None
         self._node_ring: Ring | None = None
+        self._placed: tuple[Topology, dict[str, tuple[str, ...]]] | None = None
 
     def endpoints(self, role: str) -> tuple[Endpoint, ...]:
         """Return the nodes that serve a role, by name; suspects are flagged, not left out."""
@@ -93,9 +95,15 @@ class Directory:
         return sorted(found, key=lambda endpoint: endpoint.suspect)
 
     def expected(self, role: str) -> tuple[str, ...]:
-        """Return the nodes that should serve a role, as far as the topology names them."""
-        spec = self._topology().roles.get(role)
-        return spec.nodes if spec else ()
+        """Return the nodes that should serve a role: the topology's, or those the ring chose."""
+        topology = self._topology()
+        spec = topology.roles.get(role)
+        if spec is None or spec.nodes:
+            return spec.nodes if spec else ()
+        self._refresh()
+        if self._placed is None or self._placed[0] is not topology:
+            self._placed = topology, assigned(topology, [member.facts for member in self._live])
+        return self._placed[1].get(role, ())
 
     def is_coming(self, role: str, tried: Collection[str] = ()) -> bool:
         """Return whether nobody serves a role yet, but a node that should is there and loads it.
@@ -115,7 +123,11 @@ class Directory:
         self._refresh()
         expected = self.expected(role)
         states = ", ".join(f"{name} ({self._state(name)})" for name in expected)
-        return f"expected {states}" if states else "the topology names no node for it"
+        if states:
+            return f"expected {states}"
+        if role not in self._topology().roles:
+            return "the topology has no such role"
+        return "no node that is here has the labels and the memory that it needs"
 
     def doubtful(self) -> list[str]:
         """Return the addresses of members that are suspected or gone."""
@@ -150,6 +162,7 @@ class Directory:
         self._endpoints.clear()
         self._rings.clear()
         self._nodes = None
+        self._placed = None
 
     def _endpoint(self, member: Member) -> Endpoint:
         return Endpoint(

@@ -24,6 +24,7 @@ from mesh.errors import (
     CapacityError,
     DeadlineExceeded,
     MeshError,
+    NoOwner,
     NotFound,
     PeerError,
     PeerTimeout,
@@ -92,7 +93,7 @@ class Once:
         if name not in self._topology().pipelines:
             raise NotFound(f"no pipeline {name!r}", request_id=request.id)
         for keeper in self._directory.keepers(request.id)[:KEEPERS_MAX]:
-            if keeper.is_self:
+            if keeper.is_self or not self._knows(name, inputs):
                 break
             try:
                 return await self._ask(keeper, name, inputs, request)
@@ -103,8 +104,10 @@ class Once:
 
     async def handle(self, call: Call, reply: Reply) -> Answer:
         """Answer another door: the handler of services `once/…`."""
-        request = request_of(call, self._clock())
-        outcome = await self._run_here(call.to.removeprefix(SERVICE), call.fields, request)
+        request, name = request_of(call, self._clock()), call.to.removeprefix(SERVICE)
+        if not self._knows(name, call.fields):
+            raise NoOwner(f"this node's topology has no such pipeline {name!r}")
+        outcome = await self._run_here(name, call.fields, request)
         return Answer({**outcome.fields, _TRACE: outcome.trace}, Timing())
 
     def statistics(self) -> dict[str, int]:
@@ -136,6 +139,11 @@ class Once:
         with self._doubts.watch(keeper, interruption.fire), interruption:
             return await self._peers.call(keeper.address, call)
         raise PeerTimeout(f"node {keeper.name!r} fell silent", node=keeper.name)
+
+    def _knows(self, name: str, inputs: Fields) -> bool:
+        """Whether the pipeline is here, and takes these; doors take a topology over one by one."""
+        pipeline = self._topology().pipelines.get(name)
+        return pipeline is not None and inputs.keys() == set(pipeline.input)
 
     def _may_go_on(self, error: MeshError, keeper: Endpoint, name: str) -> bool:
         """Whether the door may do without this keeper: not if something would run twice.

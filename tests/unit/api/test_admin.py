@@ -19,6 +19,8 @@ CASES = [
     ("127.0.0.1", {"X-Forwarded-For": "10.0.0.7"}, False),
     ("127.0.0.1", {"Forwarded": "for=10.0.0.7"}, False),
     ("::1", {"Via": "1.1 proxy"}, False),
+    ("127.0.0.1", {"X-Forwarded-Proto": "https"}, False),
+    ("127.0.0.1", {"CF-Connecting-IP": "10.0.0.7"}, False),
 ]
 
 

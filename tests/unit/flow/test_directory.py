@@ -8,11 +8,12 @@ import pytest
 
 from mesh.flow.directory import Directory
 from mesh.gossip.member import Status
-from mesh.settings.topology import Mesh, Topology
+from mesh.settings.topology import Mesh, Needs, Topology
 from mesh.settings.topology import Role as Spec
 from tests.support.flow import FakeMembership, member
 from tests.support.virtual_loop import run_virtual
 
+LABELLED = Needs(labels=("gpu",))
 TOPOLOGY = Topology(mesh=Mesh(name="t"), roles={"r": Spec(kind="k", nodes=("n0", "n1", "n9"))})
 
 
@@ -81,7 +82,22 @@ def test_what_is_missing_is_explained():
 
     expected, unknown = run_virtual(scenario())
     assert expected == "expected n0 (role not ready), n1 (dead), n9 (never seen)"
-    assert unknown == "the topology names no node for it"
+    assert unknown == "the topology has no such role"
+
+
+def test_who_is_to_have_a_role_that_the_ring_gives_is_explained():
+    """So that a caller waits while it is loaded, and reads why where nobody can have it."""
+    roles = {"r": Spec(kind="k", replicas=1), "big": Spec(kind="k", replicas=1, needs=LABELLED)}
+
+    async def scenario():
+        membership = FakeMembership("n0")
+        membership.set([member("n0")])
+        made = Directory(membership, lambda: Topology(mesh=Mesh(name="t"), roles=roles))
+        return [(made.explain(role), made.is_coming(role)) for role in roles]
+
+    given, needy = run_virtual(scenario())
+    assert given == ("expected n0 (role not ready)", True)
+    assert needy == ("no node that is here has the labels and the memory that it needs", False)
 
 
 def test_a_change_wakes_who_waits():

@@ -9,7 +9,7 @@ import pytest
 from mesh.errors import ConnectionLost, DeadlineExceeded, NotFound, RoleError, Unreachable
 from mesh.flow.once import KEPT_S
 from mesh.roles.base import Role
-from mesh.settings.topology import Pipeline, Stage
+from mesh.settings.topology import Pipeline, Stage, Topology
 from tests.support.flow import NODES, Fault, World, request
 from tests.support.virtual_loop import run_virtual
 
@@ -168,6 +168,19 @@ def test_who_joins_one_with_less_time_still_gets_its_answer():
         return patient.fields
 
     assert run_virtual(scenario()) == {"answer": "A"}
+
+
+def test_a_keeper_whose_topology_is_older_costs_no_answer():
+    """Nodes take a topology over one by one; a door asks for what its keeper does not have yet."""
+
+    async def scenario():
+        made = world()
+        older = Topology(mesh=made.topology.mesh)
+        made[keeper(made)].once._topology = lambda: older
+        outcomes = await asyncio.gather(*(ask(made, door) for door in other_doors(made)))
+        return {one.fields["answer"] for one in outcomes}, len(ran(made))
+
+    assert run_virtual(scenario()) == ({"A"}, 1)  # both met at the successor
 
 
 def test_an_unknown_pipeline_is_not_found():
