@@ -160,7 +160,7 @@ class Node:
             limits=settings.limits,
             changed=self._tell,
         )
-        self.peers.serve(SERVICE, self.serving.counting(self.local.handle))
+        self.peers.serve(SERVICE, self.serving.counting(self.local.handle, self.local.begin))
 
     def _build_outer(self) -> None:
         """Make the parts that need this node's addresses."""

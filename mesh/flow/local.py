@@ -208,6 +208,11 @@ class LocalRoles:
         """
         return self._find(role).start(fields, request, tell)
 
+    def begin(self, call: Call, tell: Tell) -> Started | None:
+        """Begin to answer a peer, without a task; None if only `handle` can."""
+        role = call.to.removeprefix(SERVICE)
+        return self.start(role, call.fields, request_of(call, self._clock()), tell)
+
     def stream(
         self, role: str, fields: Fields, request: Request
     ) -> AsyncGenerator[Piece | Answer, None]:

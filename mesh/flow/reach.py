@@ -16,6 +16,7 @@ import msgspec
 from mesh.errors import MeshError, RoleError
 from mesh.flow.directory import Endpoint
 from mesh.flow.local import SERVICE, LocalRoles
+from mesh.net.serving import Cancellable
 from mesh.observe.traces import begun
 from mesh.policy.deadline import left_ms
 from mesh.policy.edge import Edge
@@ -35,11 +36,18 @@ class PeerAnswered(Protocol):
         """What of the call was neither queue nor run."""
 
 
+PeerTell = Callable[[PeerAnswered | MeshError], None]
+Tell = Callable[[Answer | PeerAnswered | MeshError], None]
+
+
 class Peers(Protocol):
     """What is needed of `net.peers.Peers`."""
 
     async def call(self, address: str, call: Call) -> PeerAnswered:
         """Call a peer; raises `MeshError` only."""
+
+    def start(self, address: str, call: Call, tell: PeerTell) -> Cancellable | None:
+        """Begin `call` without a task; None, and nothing was sent, if only `call` can."""
 
     def stream(self, address: str, call: Call) -> AsyncIterator[Piece | Answer]:
         """Call a peer that answers in pieces; closing it cancels there."""
@@ -124,6 +132,22 @@ class Reach:
             self.abandoned(edge, began_s)
             raise
         return self.answered(edge, endpoint, answer, network_ms, attempt, began_s)
+
+    def start(
+        self, role: str, endpoint: Endpoint, fields: Fields, request: Request, tell: Tell
+    ) -> Cancellable | None:
+        """Begin a first call without a task, and tell how it ended; the edge is the caller's.
+
+        Returns:
+            What cancels it; None, and nothing has begun, if only `call` can.
+
+        Raises:
+            MeshError: as `call`; nothing will be told.
+        """
+        if endpoint.is_self:
+            return self._local.start(role, fields, request, tell)
+        call = self._message(role, fields, request, 1, wants_pieces=False)
+        return self._peers.start(endpoint.address, call, tell)
 
     async def stream(
         self, role: str, endpoint: Endpoint, fields: Fields, request: Request, attempt: int

@@ -82,7 +82,6 @@ class Router:
         self._peers = peers
         self._rng = rng
         self._clock = clock
-        self._local = local
         self._reach = Reach(local, peers, rng, clock)
         self.doubts = Doubts()
         self._chooser = Chooser(directory, self._reach, rng, self.doubts, clock)
@@ -124,8 +123,8 @@ class Router:
     def start(self, role: str, fields: Fields, request: Request, tell: Tell) -> Start | None:
         """Begin a call as `call` does, but without a task, and tell how it ended.
 
-        Only where nothing need be chosen: this node alone serves the role, in batches. Its
-        errors are treated as those of `call`, by a task.
+        Only where nothing need be chosen: one node alone serves the role. Its errors are
+        treated as those of `call`, by a task.
 
         Returns:
             What cancels it; None if only `call` can, and nothing has begun.
@@ -135,14 +134,14 @@ class Router:
         """
         spec = self._spec(role)
         endpoint = None if spec.versions else self._chooser.lone(role)
-        if endpoint is None or not endpoint.is_self:
+        if endpoint is None:
             return None
 
         def go_on(error: MeshError) -> Coroutine[Any, Any, Answered]:
             return self._call(role, spec, fields, request, (endpoint, error))
 
         start = Start(self._reach, self._reach.edge(role, endpoint.address), endpoint, go_on, tell)
-        return start if start.begin(self._local, role, fields, request) else None
+        return start if start.begin(role, fields, request) else None
 
     async def stream(
         self, role: str, fields: Fields, request: Request

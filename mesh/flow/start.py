@@ -1,4 +1,4 @@
-"""The first attempt of a call to a role of this very node, made without a task.
+"""The first attempt of a call, made without a task.
 
 Shell: the router starts it where nothing is to be chosen, which is the way of most requests.
 A task, a future and two turns of the loop cost a small model's request as much as all else
@@ -13,10 +13,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mesh.errors import MeshError, RoleError
-from mesh.flow.batcher import Started
 from mesh.flow.directory import Endpoint
-from mesh.flow.local import LocalRoles
-from mesh.flow.reach import Answered, Reach
+from mesh.flow.reach import Answered, PeerAnswered, Reach
+from mesh.net.serving import Cancellable
 from mesh.policy.edge import Edge
 from mesh.policy.request import Request
 from mesh.wire.messages import Answer, Fields
@@ -30,8 +29,8 @@ class Start:
 
     Args:
         reach: learns how it went.
-        edge: of the role at this node.
-        endpoint: this node.
+        edge: of the role at that node.
+        endpoint: the node.
         go_on: makes what follows an error.
         tell: called once, after `begin` has returned, with the answer or the last error; never
             after `cancel`.
@@ -48,14 +47,14 @@ class Start:
         self._go_on = go_on
         self._tell = tell
         self._began_s = 0.0
-        self._started: Started | None = None
+        self._started: Cancellable | None = None
         self._task: asyncio.Task[Answered] | None = None
 
-    def begin(self, local: LocalRoles, role: str, fields: Fields, request: Request) -> bool:
+    def begin(self, role: str, fields: Fields, request: Request) -> bool:
         """Hand the item to the role; False, and nothing has happened, if it wants a task."""
         began_s = self._began_s = self._reach.now_s()
         try:
-            self._started = local.start(role, fields, request, self._told)
+            self._started = self._reach.start(role, self._endpoint, fields, request, self._told)
         except MeshError as error:
             self._edge.sent(began_s)
             self._failed(error)
@@ -69,19 +68,22 @@ class Start:
         """Give the call up."""
         if self._task is not None:
             self._task.cancel()
-        elif self._started is not None and not self._started.done():
+        elif self._started is not None:  # it has not told
             self._started.cancel()
+            self._started = None
             self._reach.abandoned(self._edge, self._began_s)
 
-    def _told(self, outcome: Answer | MeshError) -> None:
+    def _told(self, outcome: Answer | PeerAnswered | MeshError) -> None:
         if isinstance(outcome, MeshError):
             self._failed(outcome)
+            return
+        self._started = None  # it holds us: a ring that only the collector would find
+        if isinstance(outcome, Answer):
+            answer, network_ms = outcome, 0.0
         else:
-            self._started = None  # it holds us: a ring that only the collector would find
-            answered = self._reach.answered(
-                self._edge, self._endpoint, outcome, 0.0, 1, self._began_s
-            )
-            self._tell(answered)
+            answer, network_ms = outcome.answer, outcome.network_ms
+        edge, endpoint, began_s = self._edge, self._endpoint, self._began_s
+        self._tell(self._reach.answered(edge, endpoint, answer, network_ms, 1, began_s))
 
     def _failed(self, error: MeshError) -> None:
         self._started = None

@@ -1,13 +1,14 @@
 """The calls of ours that are in flight on one connection.
 
-Shell: a call waits as a future or, if it wants pieces, as an inbox; it ends with
-the answer, a failure, its deadline, or the end of the connection.
+Shell: a call waits as a future or, if it wants pieces, as an inbox; or its caller is told.
+It ends with the answer, a failure, its deadline, or the end of the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ from mesh.wire import events
 from mesh.wire.connection import Connection
 from mesh.wire.messages import Answer, Call, error_from
 
+log = logging.getLogger(__name__)
+
 
 class Answered(msgspec.Struct, frozen=True):
     """An answer, and how long it was on its way, both directions together."""
@@ -27,7 +30,53 @@ class Answered(msgspec.Struct, frozen=True):
     network_ms: float
 
 
-Waiter = asyncio.Future[Answered] | Inbox
+Tell = Callable[[Answered | MeshError], None]
+
+
+class Told:
+    """A call whose outcome is told, not awaited: a future's part without its turn of the loop.
+
+    Args:
+        tell: called once with the answer or the error, unless `cancel` comes first.
+        give_up: ends the call of a stream.
+    """
+
+    __slots__ = ("_give_up", "_is_done", "_tell", "stream")
+
+    def __init__(self, tell: Tell, give_up: Callable[[int], object]) -> None:
+        self._tell = tell
+        self._give_up = give_up
+        self._is_done = False
+        self.stream = 0
+
+    def done(self) -> bool:
+        """Whether it was told, or is not wanted any more."""
+        return self._is_done
+
+    def set_result(self, answered: Answered) -> None:
+        """Tell the answer."""
+        self._end(answered)
+
+    def set_exception(self, error: MeshError) -> None:
+        """Tell the error."""
+        self._end(error)
+
+    def cancel(self) -> None:
+        """Give the call up."""
+        if not self._is_done:
+            self._is_done = True
+            self._give_up(self.stream)
+
+    def _end(self, outcome: Answered | MeshError) -> None:
+        self._is_done = True
+        try:
+            self._tell(outcome)
+        except Exception:
+            # A fault of one listener: the connection is that of many.
+            log.exception("answer.untold")
+
+
+Waiter = asyncio.Future[Answered] | Told | Inbox
 
 
 class _Waiting:

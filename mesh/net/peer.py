@@ -21,7 +21,7 @@ from mesh.errors import (
     RemoteProtocolError,
     Unreachable,
 )
-from mesh.net.calls import Answered, Calls, Waiter
+from mesh.net.calls import Answered, Calls, Tell, Told, Waiter
 from mesh.net.serving import Handler, Serving
 from mesh.net.stream import Inbox
 from mesh.wire import events
@@ -81,7 +81,7 @@ class Peer(asyncio.Protocol):
             events.CallReceived: self._on_call,
             events.PieceReceived: self._on_piece,
             events.FailureReceived: self._on_failure,
-            events.CreditReceived: self._on_credit,
+            events.CreditReceived: lambda event: self._make_room(event.stream),
             events.CancelReceived: self._on_cancel,
             events.FinishReceived: self._on_finish,
             events.PingReceived: self._on_ping,
@@ -134,6 +134,14 @@ class Peer(asyncio.Protocol):
         except asyncio.CancelledError:
             self.cancel(stream)
             raise
+
+    def start(self, call: Call, tell: Tell) -> Told | None:
+        """Make a call and tell its answer; None, and nothing was sent, if it had to wait first."""
+        if not self.is_open or self._connection.queued_bytes > QUEUED_BYTES_MAX:
+            return None
+        told = Told(tell, self.cancel)
+        told.stream = self._begin(call, told)
+        return told
 
     async def open_stream(self, call: Call, inbox: Inbox) -> int:
         """Make a call whose pieces, answer or error go to `inbox`; return its stream."""
@@ -279,12 +287,8 @@ class Peer(asyncio.Protocol):
         transport, connection = self._transport, self._connection
         while transport is not None and not self._is_paused and connection.queued_bytes:
             buffers = connection.data_to_send(WRITE_BYTES_MAX)
-            if len(buffers) == 1:
-                self.bytes_out += len(buffers[0])
-                transport.write(buffers[0])
-            else:
-                self.bytes_out += sum(map(len, buffers))
-                transport.writelines(buffers)
+            self.bytes_out += sum(map(len, buffers))
+            transport.writelines(buffers)
         is_full = connection.queued_bytes > QUEUED_BYTES_MAX
         if not is_full and not self._drained.is_set():
             self._drained.set()
@@ -327,16 +331,11 @@ class Peer(asyncio.Protocol):
             inbox.put(event.piece, event.cost)
 
     def _on_finish(self, event: events.FinishReceived) -> None:
-        inbox = self._serving.inbox(event.stream)
-        if inbox is not None:
+        if (inbox := self._serving.inbox(event.stream)) is not None:
             inbox.end()
 
-    def _on_credit(self, event: events.CreditReceived) -> None:
-        self._make_room(event.stream)
-
     def _make_room(self, stream: int) -> None:
-        room = self._room.pop(stream, None)
-        if room is not None:
+        if (room := self._room.pop(stream, None)) is not None:
             room.set()
 
     def _on_call(self, event: events.CallReceived) -> None:
@@ -364,8 +363,7 @@ class Peer(asyncio.Protocol):
         self._alarm_s = deadline_s
         # A peer may name any deadline; a timer cannot take any.
         left_s = min(max(0.0, deadline_s - time.monotonic()), ALARM_S_MAX)
-        wait_s = left_s + DEADLINE_GRAIN_S
-        self._alarm = self._loop.call_later(wait_s, self._sweep)
+        self._alarm = self._loop.call_later(left_s + DEADLINE_GRAIN_S, self._sweep)
 
     def _sweep(self) -> None:
         """End what is past its deadline, and set the alarm for what is next."""

@@ -19,7 +19,7 @@ from msgspec import structs
 
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, SetupError, Unreachable
 from mesh.net import handover
-from mesh.net.calls import Answered
+from mesh.net.calls import Answered, Tell, Told
 from mesh.net.door import Door
 from mesh.net.lines import LinesPeer
 from mesh.net.peer import Peer
@@ -118,6 +118,18 @@ class Peers:
         if peer is None or not peer.is_open:
             peer, call = await self._connected(address, call)
         return await peer.call(call)
+
+    def start(self, address: str, call: Call, tell: Tell) -> Told | None:
+        """Begin `call` without a task, and tell how it ended, unless the call is cancelled.
+
+        Returns:
+            What cancels it; None, and nothing was sent, if only `call` can.
+
+        Raises:
+            MeshError: as `call`; nothing will be told.
+        """
+        peer = self._peers.get(address)
+        return None if peer is None else peer.start(call, tell)
 
     def stream(self, address: str, call: Call) -> Stream:
         """Call a service that answers in pieces; iterate over them and, last, the `Answer`.

@@ -133,6 +133,18 @@ class FakePeers:
         except TimeoutError:
             raise DeadlineExceeded() from None
 
+    def start(self, address: str, call: Call, tell: Callable[[Reached | MeshError], None]):
+        """Call, and tell how it ended, unless what is returned is cancelled."""
+        task = asyncio.get_running_loop().create_task(self.call(address, call))
+
+        def ended(task: asyncio.Task[Reached]) -> None:
+            if not task.cancelled():
+                error = task.exception()
+                tell(task.result() if error is None else error)
+
+        task.add_done_callback(ended)
+        return task
+
     async def stream(self, address: str, call: Call):
         fault = self._network.meet(address)
         await asyncio.sleep(fault.delay_s)

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.errors import MeshError, NotFound
+from mesh.errors import ConnectionLost, MeshError, NotFound, Unprocessable
 from mesh.flow.batcher import Started
 from mesh.flow.pipeline import Outcome
+from mesh.flow.serving import Serving
 from mesh.roles.base import Role, StreamRole, Whole
 from mesh.settings.topology import Batch, Cache
-from tests.support.flow import World, request
+from mesh.wire.messages import Call
+from tests.support.flow import Fault, World, request
 from tests.support.virtual_loop import run_virtual
 
 
@@ -94,26 +96,27 @@ def shown(outcome):
 ITEM = st.sampled_from([{"text": "a"}, {"text": "bc"}, {"text": "fail"}, {"text": 5}, {}])
 
 
-@given(st.lists(ITEM, min_size=1, max_size=6), st.sampled_from([1, 3]))
-def test_told_and_awaited_calls_end_alike(items, queue_max):
-    """Answers, traces, and the words of every error."""
+@given(
+    st.lists(ITEM, min_size=1, max_size=6), st.sampled_from([1, 3]), st.sampled_from(["n0", "n1"])
+)
+def test_told_and_awaited_calls_end_alike(items, queue_max, node):
+    """Answers, traces, and the words of every error; here and at another node."""
 
     async def scenario():
-        made = world(queue_max=queue_max)
-        return await outcomes(made, items)
+        return await outcomes(world(Upper, node, queue_max=queue_max), items)
 
     told, awaited = run_virtual(scenario())
     assert told == awaited
 
 
-def test_a_deadline_ends_a_started_call():
+@pytest.mark.parametrize("node", ["n0", "n1"])
+def test_a_deadline_ends_a_started_call(node):
     """Queued or running, at the same time and with the same words."""
 
     async def scenario():
-        made = world(run_s=5.0)
+        made = world(Upper, node, run_s=5.0)
         found = await outcomes(made, [{"text": "a"}, {"text": "b"}], in_s=1.0)
-        made["n0"].local.statistics()
-        edge = made["n0"].router._reach.edge("it", "n0:1")
+        edge = made["n0"].router._reach.edge("it", f"{node}:1")
         return found, edge.view.in_flight
 
     (told, awaited), in_flight = run_virtual(scenario())
@@ -122,11 +125,12 @@ def test_a_deadline_ends_a_started_call():
     assert in_flight == 0
 
 
-def test_a_cancelled_call_is_never_told_and_leaves_the_queue():
+@pytest.mark.parametrize("node", ["n0", "n1"])
+def test_a_cancelled_call_is_never_told_and_leaves_the_queue(node):
     """Whether it has begun or not; who ran with it is told."""
 
     async def scenario():
-        made, told = world(batch=Batch(items_max=1)), []
+        made, told = world(Upper, node, batch=Batch(items_max=1)), []
         start = made["n0"].pipelines.start_role
         calls = [
             start("it", {"text": text}, request(text), lambda outcome: told.append(outcome.fields))
@@ -138,9 +142,9 @@ def test_a_cancelled_call_is_never_told_and_leaves_the_queue():
         calls[1].cancel()
         await asyncio.sleep(5)
         calls[2].cancel()  # is over
-        edge = made["n0"].router._reach.edge("it", "n0:1")
-        figures = made["n0"].local.statistics()["it"]
-        return told, edge.view.in_flight, figures["dropped"], made.lanes["it", "n0"].batches
+        edge = made["n0"].router._reach.edge("it", f"{node}:1")
+        figures = made[node].local.statistics()["it"]
+        return told, edge.view.in_flight, figures["dropped"], made.lanes["it", node].batches
 
     told, in_flight, dropped, batches = run_virtual(scenario())
     assert told == [{"text": "C"}]
@@ -214,7 +218,6 @@ def test_an_error_goes_the_routers_way():
     ("nodes", "kind", "spec"),
     [
         (("n0", "n1"), Upper, {}),
-        (("n1",), Upper, {}),
         (("n0",), Spell, {}),
         (("n0",), Upper, {"cache": Cache(items_max=4)}),
     ],
@@ -231,6 +234,45 @@ def test_what_needs_a_choice_or_a_task_is_not_started(nodes, kind, spec):
     started, calls = run_virtual(scenario())
     assert started is None
     assert not any(calls)
+
+
+def test_a_call_that_is_lost_on_its_way_goes_to_who_came_meanwhile():
+    """The first attempt counts as one, wherever it was made."""
+
+    async def scenario():
+        made, told = world(Retried, "n1"), []
+        made.network.faults["n1:1"] = Fault(after=ConnectionLost("cut"), times=1)
+        made["n0"].pipelines.start_role("it", {"text": "a"}, request(), told.append)
+        await asyncio.sleep(0.05)
+        made["n2"].serve("it", Retried, made.topology.roles["it"])
+        made.tell()
+        await asyncio.sleep(5)
+        stage = told[0].trace["stages"][0]
+        return told[0].fields, stage["node"], stage["attempts"]
+
+    assert run_virtual(scenario()) == ({"text": "A"}, "n2", 2)
+
+
+def test_started_calls_of_peers_are_counted_until_they_end():
+    """Told, refused or cancelled: a drain waits for exactly those that are under way."""
+
+    async def scenario():
+        made, told, serving = world(batch=Batch(items_max=1), queue_max=2), [], Serving()
+        local = made["n0"].local
+        handler = serving.counting(local.handle, local.begin)
+        calls = [Call(to="role/it", fields={"text": text}, deadline_ms=9000) for text in "ab"]
+        begun = [handler.start(call, told.append) for call in calls]
+        with pytest.raises(Unprocessable):
+            handler.start(Call(to="role/it", fields={}, deadline_ms=9000), told.append)
+        counts = [serving.active]
+        begun[1].cancel()
+        begun[1].cancel()
+        counts.append(serving.active)
+        is_idle = await serving.wait_idle(5)
+        assert serving.counting(local.handle).start(calls[0], told.append) is None
+        return counts, is_idle, serving.active, [answer.fields for answer in told]
+
+    assert run_virtual(scenario()) == ([2, 1], True, 0, [{"text": "A"}])
 
 
 def test_an_unknown_role_is_not_found_at_once():
