@@ -94,12 +94,18 @@ class Shape:
         """Return the chunk that says what the stream used."""
         return self._chunked([]) | {"usage": self.usage(ends)}
 
-    def usage(self, ends: Iterable[tuple[int, Finished]]) -> dict[str, int]:
+    def usage(self, ends: Iterable[tuple[int, Finished]]) -> dict[str, Any]:
         """Return what the answers used; a prompt counts once, however often it is answered."""
         ends = list(ends)
-        asked = sum(end.prompt_tokens for index, end in ends if index % self.count == 0)
+        paid = [end for index, end in ends if index % self.count == 0]
+        asked = sum(end.prompt_tokens for end in paid)
         said = sum(end.answer_tokens for _, end in ends)
-        return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+        return {
+            "prompt_tokens": asked,
+            "completion_tokens": said,
+            "total_tokens": asked + said,
+            "prompt_tokens_details": {"cached_tokens": sum(end.cached_tokens for end in paid)},
+        }
 
     def _choice(self, said: Said) -> dict[str, Any]:
         assert said.finished is not None

@@ -41,12 +41,14 @@ class Finished:
         reason: "stop" or "length".
         prompt_tokens: of every model that took part.
         answer_tokens: the same.
+        cached_tokens: of the prompts, those that were read for other answers.
         others: what else a pipeline gave.
     """
 
     reason: str
     prompt_tokens: int
     answer_tokens: int
+    cached_tokens: int = 0
     others: Fields = field(default_factory=dict)
 
 
@@ -185,5 +187,6 @@ def _finished(model: Model, outcome: Outcome) -> Finished:
         reason="length" if "length" in reasons else "stop",
         prompt_tokens=sum(stage.get("prompt_tokens", 0) for stage in stages),
         answer_tokens=sum(stage.get("answer_tokens", 0) for stage in stages),
+        cached_tokens=sum(stage.get("cached_tokens", 0) for stage in stages),
         others=others if model.pipeline else {},
     )

@@ -24,7 +24,8 @@ from mesh.policy.request import Request
 from mesh.settings.topology import Pipeline, Topology
 from mesh.wire.messages import Fields
 
-TOKENS = ("prompt_tokens", "answer_tokens", "finish")  # what `generate` counts, kept in the trace
+# What `generate` counts, kept in the trace.
+TOKENS = ("prompt_tokens", "cached_tokens", "answer_tokens", "finish")
 EVENTS_MAX = 64  # parts of a stream that wait for a slow reader; then the role waits
 
 

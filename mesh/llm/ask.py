@@ -44,6 +44,7 @@ class Finish:
     """How an answer went.
 
     Attributes:
+        cached_tokens: of the prompt, those that other answers had read.
         batch_size: the most sequences that shared a step with it, itself included.
         queued_ms: from its arrival to its first step.
         ran_ms: from its first step to its end.
@@ -55,6 +56,7 @@ class Finish:
     queued_ms: float
     ran_ms: float
     batch_size: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

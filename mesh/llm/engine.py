@@ -352,6 +352,7 @@ class Engine:
             queued_ms=(started_s - voice.arrived_s) * 1e3,
             ran_ms=(now_s - started_s) * 1e3,
             batch_size=max(1, voice.batch_size),
+            cached_tokens=sequence.known,
         )
         self._counts.ended[reason.value] = self._counts.ended.get(reason.value, 0) + 1
         self._tell(voice, text, finish)

@@ -84,7 +84,7 @@ class Prefixes:
             if not ledger.adopt(warm, positions):
                 return False
             sequence.slot, sequence.computed = warm, count
-            self._note(count)
+            self._note(sequence, count)
             return True
         slot = ledger.take(positions, spare=warm if is_copied else -1)
         if slot is None:
@@ -113,7 +113,7 @@ class Prefixes:
         if source in self._ledger.warm:
             self._ledger.refresh(source)
         copied = Copy(source, sequence.computed, stop)
-        self._note(stop - sequence.computed, is_copy=True)
+        self._note(sequence, stop - sequence.computed, is_copy=True)
         return copied
 
     def leave(self, sequence: Sequence, *, keep: bool) -> list[int]:
@@ -131,7 +131,9 @@ class Prefixes:
             "prefix_evictions": self._ledger.evictions,
         }
 
-    def _note(self, count: int, *, is_copy: bool = False) -> None:
+    def _note(self, sequence: Sequence, count: int, *, is_copy: bool = False) -> None:
+        if not sequence.preempted:  # what it finds again was its own
+            sequence.known = min(sequence.known + count, len(sequence.prompt))
         self._counts.hits += 1
         self._counts.tokens += count
         self._counts.copies += is_copy

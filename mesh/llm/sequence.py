@@ -46,6 +46,7 @@ class Sequence:
         answer: tokens so far.
         computed: positions whose keys and values lie in the slot.
         read: positions of the prompt that are, or will be by a step under way.
+        known: positions of the prompt that others had computed.
         slot: where; -1 while waiting.
         is_busy: it is part of a step that has not come back.
         doom: why it ends when that step comes back.
@@ -62,6 +63,7 @@ class Sequence:
     answer: list[int] = field(default_factory=list)
     computed: int = 0
     read: int = 0
+    known: int = 0
     slot: int = -1
     phase: Phase = Phase.WAITING
     is_busy: bool = False

@@ -55,6 +55,7 @@ class Generate(StreamRole):
         "answer",
         "finish",
         "prompt_tokens",
+        "cached_tokens",
         "answer_tokens",
         "logprobs",
     )
@@ -193,6 +194,7 @@ class Generate(StreamRole):
             "answer": answer,
             "finish": finish.reason.value,
             "prompt_tokens": finish.prompt_tokens,
+            "cached_tokens": finish.cached_tokens,
             "answer_tokens": finish.answer_tokens,
         }
         return Whole(

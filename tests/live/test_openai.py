@@ -192,6 +192,24 @@ def test_choices_are_those_of_separate_requests(client):
     assert len({each.text for each in together.choices}) == 4
 
 
+def test_usage_tells_what_was_known_of_a_conversation(clients):
+    """Its second turn comes by another door, whole or streamed, and only what is new is read."""
+    asked = [{"role": "user", "content": "tell me of rivers, of the rain, and of what is between."}]
+    wishes = {"model": "talk", "max_tokens": 12, "extra_body": {"ignore_eos": True}}
+    first = clients[0].chat.completions.create(messages=asked, **wishes)
+    said = {"role": "assistant", "content": first.choices[0].message.content}
+    asked += [said, {"role": "user", "content": "and then?"}]
+    second = clients[1].chat.completions.create(messages=asked, **wishes).usage
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    known = second.prompt_tokens_details.cached_tokens
+    assert first.usage.prompt_tokens <= known < second.prompt_tokens
+    asked[-1] = {"role": "user", "content": "and why so?"}
+    *_, last = clients[2].chat.completions.create(
+        messages=asked, stream=True, stream_options={"include_usage": True}, **wishes
+    )
+    assert last.usage.prompt_tokens_details.cached_tokens >= known
+
+
 def test_nothing_left_of_the_odds_is_the_best_token(client):
     best = client.completions.create(model="talk", prompt="hello", temperature=0)
     same = client.completions.create(model="talk", prompt="hello", temperature=1, top_p=0)

@@ -56,6 +56,11 @@ def answer(role, item):
     return asyncio.run(parts(role, item))[-1].fields
 
 
+def told(fields):
+    """Return an answer without what depends on those before it."""
+    return {name: value for name, value in fields.items() if name != "cached_tokens"}
+
+
 def test_pieces_join_to_the_whole(role):
     *pieces, whole = asyncio.run(parts(role, {"prompt": "hello", "tokens_max": 20}))
     assert isinstance(whole, Whole)
@@ -76,9 +81,9 @@ def test_another_node_goes_on_where_an_answer_broke(role, item, begun):
     *rest, again = asyncio.run(parts(role, {**wish, "resume": given}))
     texts = [fields["answer"] for fields in (*given, *(piece.fields for piece in rest))]
     assert "".join(piece.fields["answer"] for piece in pieces) == "".join(texts)
-    assert whole.fields == again.fields
-    told = [*given, *(piece.fields for piece in rest)]
-    assert sum(len(fields["tokens"]) for fields in told) <= whole.fields["answer_tokens"]
+    assert told(whole.fields) == told(again.fields)
+    new = [*given, *(piece.fields for piece in rest)]
+    assert sum(len(fields["tokens"]) for fields in new) <= whole.fields["answer_tokens"]
 
 
 @pytest.mark.parametrize("given", [[{"answer": "a"}], [{"answer": "a", "tokens": [10**6]}]])
@@ -89,13 +94,13 @@ def test_what_cannot_be_resumed_is_refused(role, given):
 
 def test_sixteen_questions_at_once_are_answered_as_one_after_the_other(role):
     items = [{"query": f"what is {n}?", "documents": DOCUMENTS[:1]} for n in range(16)]
-    alone = [answer(role, item) for item in items]
+    alone = [told(answer(role, item)) for item in items]
 
     async def at_once():
         return await asyncio.gather(*(parts(role, item) for item in items))
 
     together = [each[-1] for each in asyncio.run(at_once())]
-    assert alone == [whole.fields for whole in together]
+    assert alone == [told(whole.fields) for whole in together]
     assert max(whole.batch_size for whole in together) > 1
     assert role.statistics()["engine"]["rows_per_step_max"] > 1
 
