@@ -13,16 +13,17 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Many
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from mesh.errors import Cancelled, DeadlineExceeded, MeshError, Overloaded, RoleError, TooLarge
 from mesh.llm.ask import Ask, Finish, Said
-from mesh.llm.runner import Runner, Wish
-from mesh.llm.scheduler import Action, Cancel, Emit, Ended, GiveBack, Scheduler, Step, Submit
+from mesh.llm.runner import Choices, Runner, Wish
+from mesh.llm.scheduler import Action, Cancel, Emit, Ended, GiveBack, Scheduler, Submit
 from mesh.llm.sequence import Reason, Sequence
+from mesh.llm.step import Step
 from mesh.llm.text import Detokenizer, StopFinder
 from mesh.machine import TICK
 from mesh.models.sampling import Choice
@@ -273,13 +274,13 @@ class Engine:
     def _make(self, step: Step) -> None:
         started_s = time.monotonic()
         self._begin(step, started_s)
-        choices: dict[int, Choice] = {}
+        choices: Choices = {}
         try:
             choices = self._runner.run(step, self._wishes)
         except Exception as error:  # noqa: BLE001 - the thread's root: whoever took part is told
             self._fail(step, error)
-        self._settle(step, choices)
-        self._count(step, time.monotonic() - started_s, len(choices))
+        tokens = self._settle(step, choices)
+        self._count(step, time.monotonic() - started_s, tokens)
 
     def _begin(self, step: Step, now_s: float) -> None:
         members = step.ids()
@@ -294,14 +295,23 @@ class Engine:
         for id_ in step.ids():
             self._scheduler.handle(Cancel(id_, Reason.FAILED), 0.0)
 
-    def _settle(
-        self, step: Step, choices: Mapping[int, Choice], ids: Iterable[int] | None = None
-    ) -> None:
-        for id_, choice in choices.items():
-            self._voices[id_].choices.append(choice)
-        tokens = {id_: choice.token for id_, choice in choices.items()}
+    def _settle(self, step: Step, choices: Choices, ids: Iterable[int] | None = None) -> int:
+        """Hand a step's tokens to the scheduler; return how many were said."""
+        for id_, found in choices.items():
+            self._voices[id_].choices.append(found[0])
+        tokens = {id_: found[0].token for id_, found in choices.items()}
         members = None if ids is None else list(ids)
         self._perform(self._scheduler.settle(step, tokens, members))
+        said = len(choices)
+        for id_, found in choices.items():
+            for choice in found[1:]:
+                voice = self._voices.get(id_)
+                if voice is None:
+                    break  # a token before ended it
+                voice.choices.append(choice)
+                self._perform(self._scheduler.follow(id_, choice.token))
+                said += 1
+        return said
 
     def _count(self, step: Step, took_s: float, tokens: int) -> None:
         counts = self._counts

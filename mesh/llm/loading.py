@@ -45,6 +45,8 @@ class EngineSettings:
         has_wide: keep a bf16 copy of quantised matrices: prompts are read some 4 times faster.
         reuse: of what was computed for other answers: a value of `llm.prefix.Reuse`.
         warm_max: finished answers whose keys and values are kept for that.
+        drafts_max: tokens of an answer guessed from what was said before, per step
+            (`llm.lookup`); 0 for none. They change no token, only how fast they come.
     """
 
     weights: str = "auto"
@@ -57,6 +59,7 @@ class EngineSettings:
     has_wide: bool = True
     reuse: str = "all"
     warm_max: int = 8
+    drafts_max: int = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,11 @@ def open_engine(
     engine = Engine(
         Whole(stage, ends),
         Scheduler(
-            ledger, chunk=settings.chunk, queue_max=settings.queue_max, reuse=reuse_of(settings)
+            ledger,
+            chunk=settings.chunk,
+            queue_max=settings.queue_max,
+            reuse=reuse_of(settings),
+            drafts_max=settings.drafts_max,
         ),
         tokenizer.decode,
         prepare=lambda: _prepare(stage, ends, settings.threads),
@@ -125,14 +132,14 @@ def ledger_of(settings: EngineSettings, context: int, budget: int) -> Ledger:
     return Ledger(settings.sequences_max, context, budget, min(warm_max, settings.sequences_max))
 
 
-def read_stage(path: Path, order: Order, threads: int, known: Mapping[int, Layer]) -> Stage:
+def read_stage(path: Path, order: Order, known: Mapping[int, Layer]) -> Stage:
     """Return the layers that a head orders; those known are not read again.
 
     Raises:
         SetupError: the files cannot be used.
         BadRequest: the model is not the one that the head has.
     """
-    use_threads(threads)
+    use_threads(1)  # as above: all of them only in the thread that computes
     checkpoint = open_checkpoint(path)
     shape, limits = checkpoint.architecture, order.limits
     if order.last > shape.layers or limits.width != shape.width or limits.cap % BLOCK:

@@ -35,12 +35,13 @@ from mesh.llm.frames import Entry, Frame, Kind
 from mesh.llm.lanes import Lanes
 from mesh.llm.paces import Paces
 from mesh.llm.prefix import Copy
-from mesh.llm.runner import Wish, pick
-from mesh.llm.scheduler import Scheduler, Step
+from mesh.llm.runner import Choices, Wish, pick
+from mesh.llm.scheduler import Scheduler
+from mesh.llm.step import Step
 from mesh.llm.trips import Pauses, Trip
 from mesh.models.decoder import Stage
 from mesh.models.ends import Ends
-from mesh.models.sampling import Choice
+from mesh.models.threads import use_threads
 
 Send = Callable[[bytes, Any], None]
 
@@ -55,6 +56,7 @@ class Way:
         stages: how many nodes there are behind the head.
         send: takes header and hidden states to the first of them; called in the thread.
         paces: is told how long each part took.
+        sharing: how many of its nodes are on one machine, and share its cores.
     """
 
     epoch: int
@@ -62,6 +64,7 @@ class Way:
     stages: int
     send: Send
     paces: Paces = field(default_factory=lambda: Paces((), {}))
+    sharing: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Relay(Engine):
         prepare: Callable[[], None] = lambda: None,
         report: Callable[[BaseException], None] = lambda error: None,
         broken: Callable[[int, BaseException], None] = lambda epoch, error: None,
+        threads: int = 1,
     ) -> None:
         """Start the thread, with no way open.
 
@@ -98,6 +102,7 @@ class Relay(Engine):
             prepare: run first in the thread.
             report: told what a step raised.
             broken: told when an epoch brought what cannot be; called in the thread.
+            threads: torch computes with; as `prepare` has set it.
         """
         self._ends, self._limits, self._broken = ends, limits, broken
         self._way: Way | None = None
@@ -106,6 +111,7 @@ class Relay(Engine):
         self._last_s = 0.0
         self._rows_trip, self._chunk_trip = Trip(), Trip()
         self._lanes = Lanes(1)
+        self._threads, self._share = threads, 1
         self.pauses = Pauses()
         self._recoveries = -1  # the first opening is none
         super().__init__(self, scheduler, decode, prepare=prepare, report=report)
@@ -145,7 +151,7 @@ class Relay(Engine):
             **super().statistics(),
             "epoch": way.epoch if way else None,
             "recoveries": max(0, self._recoveries),
-            "lanes": self._lanes.count(self._scheduler.speakers()) if way else 0,
+            "lanes": self._lanes.mode(self._scheduler.speakers()).lanes if way else 0,
             "lanes_chosen": self._lanes.usual(),
             "under_way": len(self._flights),
             **trip.statistics(),
@@ -158,7 +164,7 @@ class Relay(Engine):
     def _resume(self, way: Way) -> None:
         self._suspend()
         self._way, self._number = way, 0
-        self._lanes = Lanes(way.stages + 1)
+        self._lanes = Lanes(way.stages + 1, way.sharing if self._threads > 1 else 1)
         self._recoveries += 1
 
     def _suspend(self) -> None:
@@ -168,7 +174,7 @@ class Relay(Engine):
         self._flights.clear()
         self._perform(self._scheduler.reset())
 
-    def run(self, step: Step, wishes: Mapping[int, Wish]) -> dict[int, Choice]:
+    def run(self, step: Step, wishes: Mapping[int, Wish]) -> Choices:
         """Not the way here: steps are sent, and come back later."""
         raise AssertionError("a relay sends its steps")
 
@@ -201,7 +207,7 @@ class Relay(Engine):
             return False
         rows, chunk = None, None
         speakers = self._scheduler.speakers()
-        lanes = self._lanes.count(speakers)
+        lanes = self._lanes.mode(speakers).lanes
         if self._under_way(Kind.ROWS) < lanes:
             # At least one: who is seated in this very step may have nothing left to read.
             share = max(1, ceil(speakers / lanes))
@@ -261,7 +267,17 @@ class Relay(Engine):
     def _frame(self, way: Way, kind: Kind, entries: tuple[Entry, ...]) -> Frame:
         lane = self._under_way(kind) & 0xFF
         self._number += 1
-        return Frame(way.epoch, self._number, kind, entries, lane)
+        if kind not in frames.ORDERS:
+            self._use(self._lanes.mode(self._scheduler.speakers()).share, kind)
+        return Frame(way.epoch, self._number, kind, entries, lane, share=self._share)
+
+    def _use(self, share: int, kind: Kind) -> None:
+        """Compute with this share of the threads from here on, on every node."""
+        if kind is Kind.CHUNK:
+            share = self._lanes.sharing  # prompts are read by several nodes at once
+        if share != self._share:
+            self._share = share
+            use_threads(max(1, self._threads // share))
 
     def _send(self, way: Way, step: Step | None, frame: Frame, hidden: Any, own_us: int) -> None:
         self._flights[frame.step] = _Flight(step, frame.kind, time.monotonic(), own_us)
@@ -289,9 +305,10 @@ class Relay(Engine):
     @torch.inference_mode()
     def _choose(self, step: Step, x: Tensor, ids: Many[int] | None = None) -> None:
         """Choose tokens for the rows that came back and settle who asked for them."""
-        asking, choices = step.asking(), {}
+        queries = step.queries()
+        choices: Choices = {}
         try:
-            choices = pick(self._ends, x, asking, self._wishes) if asking else {}
+            choices = pick(self._ends, x, queries, self._wishes) if queries else {}
         except Exception as error:  # noqa: BLE001 - a step's root: whoever took part is told
             self._fail(step, error)
         self._settle(step, choices, ids)

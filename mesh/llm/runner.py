@@ -8,17 +8,21 @@ treat each row alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from mesh.llm.scheduler import Chunk, Row, Step
 from mesh.llm.sequence import Sequence
+from mesh.llm.step import Chunk, Query, Row, Step
 from mesh.models.decoder import Stage
 from mesh.models.ends import Ends
 from mesh.models.sampling import Choice, Sampling, choose
+
+# By sequence: the token it asked for, and what drafts that proved right were told.
+Choices: TypeAlias = dict[int, list[Choice]]
 
 
 @dataclass(slots=True)
@@ -28,17 +32,17 @@ class Wish:
     sequence: Sequence
     sampling: Sampling
 
-    def forbidden(self) -> list[int]:
-        """Return tokens that may not come yet: those that would end it too early."""
-        is_early = len(self.sequence.answer) < self.sequence.tokens_min
+    def forbidden(self, ahead: int = 0) -> list[int]:
+        """Return tokens that may not come so far ahead: those that would end it too early."""
+        is_early = len(self.sequence.answer) + ahead < self.sequence.tokens_min
         return sorted(self.sequence.ends) if is_early else []
 
 
 class Runner(Protocol):
     """What an engine needs of a model."""
 
-    def run(self, step: Step, wishes: Mapping[int, Wish]) -> dict[int, Choice]:
-        """Return a token for each sequence that the step asks one for."""
+    def run(self, step: Step, wishes: Mapping[int, Wish]) -> Choices:
+        """Return tokens for each sequence that the step asks one for."""
 
     def give_back(self, slot: int) -> None:
         """Return a slot's memory to the system."""
@@ -51,24 +55,22 @@ class Whole:
         self._stage, self._ends = stage, ends
 
     @torch.inference_mode()
-    def run(self, step: Step, wishes: Mapping[int, Wish]) -> dict[int, Choice]:
-        """Return a token for each sequence that the step asks one for."""
-        asking: list[int] = []
+    def run(self, step: Step, wishes: Mapping[int, Wish]) -> Choices:
+        """Return tokens for each sequence that the step asks one for."""
         outputs: list[Tensor] = []
         if step.chunk:
             last = self._prefill(step.chunk)
             if step.chunk.is_last:
-                asking.append(step.chunk.id)
                 outputs.append(last)
         if step.rows:
             x = self._decode(step.rows)
             due = [at for at, row in enumerate(step.rows) if row.is_last]
-            asking += [step.rows[at].id for at in due]
             outputs.append(x if len(due) == len(step.rows) else x[due])
-        if not asking:
+        queries = step.queries()
+        if not queries:
             return {}
         x = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-        return pick(self._ends, x, asking, wishes)
+        return pick(self._ends, x, queries, wishes)
 
     def give_back(self, slot: int) -> None:
         """Return a slot's memory to the system."""
@@ -87,27 +89,37 @@ class Whole:
         return self._stage.decode(x, self._stage.rows(slots, positions))
 
 
-def pick(ends: Ends, x: Tensor, asking: list[int], wishes: Mapping[int, Wish]) -> dict[int, Choice]:
-    """Return the next token of each sequence from its row of `[M, C]`."""
+def pick(ends: Ends, x: Tensor, queries: Many[Query], wishes: Mapping[int, Wish]) -> Choices:
+    """Return the next tokens of each sequence from the rows of `[M, C]` that ask for them.
+
+    Those behind drafts come after the row they follow, and count while drafts prove right.
+    """
     plain: list[int] = []
     other: list[int] = []
-    for at, id_ in enumerate(asking):
-        is_plain = wishes[id_].sampling.is_plain and not wishes[id_].forbidden()
+    for at, query in enumerate(queries):
+        wish = wishes[query.id]
+        is_plain = wish.sampling.is_plain and not wish.forbidden(len(query.ahead))
         (plain if is_plain else other).append(at)
-    choices: dict[int, Choice] = {}
+    tokens: dict[int, int] = {}
+    rows: dict[int, Tensor] = {}
     if plain:
-        tokens = ends.best(x if not other else x[plain])
-        choices.update((asking[at], Choice(token)) for at, token in zip(plain, tokens, strict=True))
+        best = ends.best(x if not other else x[plain])
+        tokens = dict(zip(plain, best, strict=True))
     if other:
-        rows = ends.scores(x if not plain else x[other])
-        for at, scores in zip(other, rows, strict=True):
-            choices[asking[at]] = _chosen(scores, wishes[asking[at]])
+        rows = dict(zip(other, ends.scores(x if not plain else x[other]), strict=True))
+    choices: Choices = {}
+    for at, query in enumerate(queries):
+        said = choices.setdefault(query.id, [])
+        if tuple(choice.token for choice in said) == query.ahead:
+            known = at in tokens
+            said.append(Choice(tokens[at]) if known else _chosen(rows[at], wishes[query.id], query))
     return choices
 
 
-def _chosen(scores: Tensor, wish: Wish) -> Choice:
-    if forbidden := wish.forbidden():
+def _chosen(scores: Tensor, wish: Wish, query: Query) -> Choice:
+    if forbidden := wish.forbidden(len(query.ahead)):
         scores = scores.clone()
         scores[forbidden] = float("-inf")
     sequence = wish.sequence
-    return choose(scores, wish.sampling, sequence.prompt, sequence.answer)
+    answer = [*sequence.answer, *query.ahead] if query.ahead else sequence.answer
+    return choose(scores, wish.sampling, sequence.prompt, answer)

@@ -26,8 +26,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from mesh.llm.blocks import BLOCK, Ledger
-from mesh.llm.prefix import Copy, Prefixes, Reuse
+from mesh.llm.lookup import Drafts
+from mesh.llm.prefix import Prefixes, Reuse
 from mesh.llm.sequence import Phase, Reason, Sequence
+from mesh.llm.step import Chunk, Row, Step
 from mesh.machine import Tick
 
 
@@ -73,50 +75,6 @@ Event = Submit | Cancel
 Action = Emit | Ended | GiveBack
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of a prompt: positions `start…` of a slot; `is_last` asks for a token.
-
-    With `copy`, positions before it are brought from another slot first.
-    """
-
-    id: int
-    slot: int
-    start: int
-    tokens: tuple[int, ...]
-    is_last: bool
-    copy: Copy | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One position of a sequence; `is_last` asks for a token, others are said again."""
-
-    id: int
-    slot: int
-    position: int
-    token: int
-    is_last: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is computed together. Rows ascend by slot, then position."""
-
-    chunk: Chunk | None
-    rows: tuple[Row, ...]
-
-    def ids(self) -> set[int]:
-        """Return who takes part."""
-        members = {row.id for row in self.rows}
-        return members | {self.chunk.id} if self.chunk else members
-
-    def asking(self) -> list[int]:
-        """Return who asks for a token: the chunk's sequence, then the rows'."""
-        first = [self.chunk.id] if self.chunk and self.chunk.is_last else []
-        return first + [row.id for row in self.rows if row.is_last]
-
-
 class Scheduler:
     """The waiting, the running, and the memory they hold."""
 
@@ -128,6 +86,7 @@ class Scheduler:
         queue_max: int = 1024,
         rows_max: int = 64,
         reuse: Reuse = Reuse.NONE,
+        drafts_max: int = 0,
     ) -> None:
         """Start empty.
 
@@ -138,10 +97,12 @@ class Scheduler:
             queue_max: how many may wait.
             rows_max: positions of one sequence said again per step.
             reuse: how much of what other sequences computed is used again.
+            drafts_max: guessed tokens of one sequence in a step (`llm.lookup`).
         """
         assert chunk > 0
         self._ledger = ledger
         self._prefixes = Prefixes(ledger, reuse, chunk)
+        self._drafts = Drafts(drafts_max)
         self._chunk, self._queue_max, self._rows_max = chunk, queue_max, rows_max
         self._all: dict[int, Sequence] = {}
         self._waiting: list[tuple[int, int, int]] = []  # (priority, order, id), sorted
@@ -202,6 +163,7 @@ class Scheduler:
             self._release(sequence, keep=reason is not Reason.FAILED)
         sequence.phase = Phase.DONE
         del self._all[id_]
+        self._drafts.forget(id_)
         return [*self._returned(), Ended(id_, reason)]
 
     def _release(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -229,10 +191,12 @@ class Scheduler:
         reading = (self._next_chunk(each) for each in due if has_chunk and self._reads(each))
         chunk = next(reading, None)
         speaking = sorted((each for each in due if not self._reads(each)), key=lambda s: s.slot)
-        rows = tuple(row for each in speaking[:speakers_max] for row in self._next_rows(each))
+        rows = [row for each in speaking[:speakers_max] for row in self._next_rows(each)]
+        if self._drafts.most:
+            rows = list(self._drafts.extend(rows, self._all.__getitem__, self._room))
         if chunk is None and not rows:
             return None
-        step = Step(chunk, rows)
+        step = Step(chunk, tuple(rows))
         for id_ in step.ids():
             self._all[id_].is_busy = True
         return step
@@ -264,9 +228,19 @@ class Scheduler:
         if step.chunk and step.chunk.id == sequence.id:
             sequence.computed += len(step.chunk.tokens)
         else:
-            sequence.computed += sum(row.id == sequence.id for row in step.rows)
+            own = (row for row in step.rows if row.id == sequence.id)
+            sequence.computed += sum(not row.is_draft for row in own)
         if sequence.computed >= len(sequence.prompt):
             sequence.phase = Phase.DECODE
+
+    def follow(self, id_: int, token: int) -> list[Action]:
+        """Take what a draft was told that proved right, once its step is settled.
+
+        The draft is the sequence's last token now, and its keys and values lie in the slot.
+        """
+        sequence = self._all[id_]
+        sequence.computed += 1
+        return self._append(sequence, token) + self._returned()
 
     def _append(self, sequence: Sequence, token: int) -> list[Action]:
         sequence.answer.append(token)
@@ -301,6 +275,11 @@ class Scheduler:
             Row(sequence.id, sequence.slot, at, sequence.token_at(at), is_last=at == last)
             for at in range(sequence.computed, stop)
         ]
+
+    def _room(self, sequence: Sequence) -> int:
+        """Return how many positions it may use beyond its own: nobody gives way for a guess."""
+        held = min(self._ledger.held[sequence.slot] * BLOCK, self._ledger.cap)
+        return held - sequence.length
 
     # --- memory ------------------------------------------------------------------------
 
@@ -371,6 +350,8 @@ class Scheduler:
             "kv_blocks": self._ledger.budget,
             **self._prefixes.statistics(),
             "preemptions": self._preemptions,
+            "drafts": self._drafts.tried,
+            "drafts_right": self._drafts.right,
         }
 
     def check(self) -> None:

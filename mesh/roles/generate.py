@@ -88,6 +88,7 @@ class Generate(StreamRole):
         "reuse": "all",  # of what was computed for others: a prompt's beginning is read once.
         # "exact": whole chunks only, so that no bit of an answer depends on it; or "none".
         "warm_max": 8,  # finished answers whose keys and values are kept for that
+        "drafts_max": 7,  # tokens guessed per step from what was said before; 0 for none
         "hidden": "float32",  # how split layers send rows on; "bfloat16" halves them, and rounds
     }
 
@@ -109,6 +110,7 @@ class Generate(StreamRole):
             has_wide=options["has_wide"],
             reuse=options["reuse"],
             warm_max=options["warm_max"],
+            drafts_max=options["drafts_max"],
         )
         path, links = sources.locate(self.context.model), self.context.links
         if links is None:

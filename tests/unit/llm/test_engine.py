@@ -39,7 +39,7 @@ class Alphabet:
         asked = {row.id: row.token for row in step.rows if row.is_last}
         if step.chunk and step.chunk.is_last:
             asked[step.chunk.id] = step.chunk.tokens[-1]
-        return {id_: Choice(token + 1) for id_, token in asked.items()}
+        return {id_: [Choice(token + 1)] for id_, token in asked.items()}
 
     def give_back(self, slot):
         pass

@@ -47,9 +47,9 @@ def folder(request, tmp_path_factory):
     return write_decoder(tmp_path_factory.mktemp(request.param), KINDS[request.param])
 
 
-def scheduler(budget=SLOTS * 4, chunk=16, reuse=Reuse.NONE):
+def scheduler(budget=SLOTS * 4, chunk=16, reuse=Reuse.NONE, drafts_max=0):
     ledger = Ledger(SLOTS, CAP, budget, 0 if reuse is Reuse.NONE else SLOTS // 2)
-    return Scheduler(ledger, chunk=chunk, rows_max=8, reuse=reuse)
+    return Scheduler(ledger, chunk=chunk, rows_max=8, reuse=reuse, drafts_max=drafts_max)
 
 
 def part(checkpoint, first, last):

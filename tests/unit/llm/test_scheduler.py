@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mesh.llm.blocks import BLOCK, Ledger
-from mesh.llm.scheduler import Cancel, Emit, Ended, GiveBack, Row, Scheduler, Submit
+from mesh.llm.scheduler import Cancel, Emit, Ended, GiveBack, Scheduler, Submit
 from mesh.llm.sequence import Reason, Sequence
+from mesh.llm.step import Row
 from mesh.machine import TICK
 
 END = 0
