@@ -1,4 +1,4 @@
-"""Measures what a server adds to a small model: the mesh beside bare aiohttp and four peers.
+"""Measures what a server adds to a small model: the mesh beside bare servers and four peers.
 
     python -m bench.serving [--rounds 5] [--seconds 2] [--connections 1,32,128] [--only mesh,bare]
 
@@ -89,6 +89,7 @@ def two_nodes(lane: str) -> Callable[[int, Path], list[list[str]]]:
 ROLE, PIPELINE = "/v1/roles/mlp", "/v1/pipelines/chain"
 CONTESTANTS = {
     "ceiling": Contestant("the client itself (constant answer)", "/", own("ceiling")),
+    "raw": Contestant("bare socket, inline (believes all it reads)", "/", own("bare", "raw")),
     "bare": Contestant("bare aiohttp, inline", "/", own("bare")),
     "bare-thread": Contestant("bare aiohttp, thread", "/", own("bare", "thread")),
     "mesh": Contestant("mesh, inline lane", ROLE, one_node("inline", meshes.lone)),
@@ -218,6 +219,12 @@ def _cells(runs: Sequence[Figures]) -> list[str]:
 def notes(found: dict[str, dict[int, list[Figures]]], missing: Sequence[str]) -> str:
     """Return what a reader of the table must know."""
     lines = ['"of bare" and CPU are at 32 connections; medians (least-most over rounds).']
+    lines.append(
+        "The mesh reads plain requests itself and leaves the others to aiohttp; bare aiohttp and "
+        "the peers read HTTP as they do. Only the mesh checks hosts, sizes, types and deadlines, "
+        "and answers with ids and traces. Mosec, LitServe, BentoML and Ray Serve use several "
+        "processes, the mesh one for each node."
+    )
     runs = [
         run for name, by in found.items() if name != "ceiling" for r in by.values() for run in r
     ]

@@ -1,12 +1,14 @@
 """A bare aiohttp handler with opportunistic batching: the least that such a server can be.
 
 Shell. `inline` computes on the loop, at the end of each turn of it; `thread` hands batches to
-one thread, and the next batch gathers meanwhile.
+one thread, and the next batch gathers meanwhile. `raw` computes as `inline` does, but speaks to
+the socket itself: it believes whatever it reads, and is no server, only what is left of one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +20,8 @@ from aiohttp import web
 from bench.mlp import forward
 
 ITEMS_MAX = 32
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
 def answer(batch: list[list[float]]) -> list[list[float]]:
@@ -83,6 +87,37 @@ class Threaded(Inline):
         self._start()
 
 
+class Raw(asyncio.Protocol):
+    """Answers requests that come whole and alone, as the client of this bench sends them."""
+
+    def __init__(self, batches: Inline) -> None:
+        self._batches, self._buffer = batches, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember whom to answer."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Ask, if the body is here."""
+        self._buffer += data
+        length = _LENGTH.search(self._buffer)
+        _, end, body = self._buffer.partition(b"\r\n\r\n")
+        if end and length and len(body) >= int(length[1]):
+            self._buffer = b""
+            self._batches.submit(orjson.loads(body)["x"]).add_done_callback(self._answer)
+
+    def _answer(self, future: asyncio.Future) -> None:
+        body = orjson.dumps({"y": future.result()})
+        self._transport.write(_HEAD % len(body) + body)  # type: ignore[attr-defined]
+
+
+async def serve_raw(port: int) -> None:
+    """Serve until cancelled."""
+    batches, loop = Inline(), asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Raw(batches), "127.0.0.1", port)
+    await server.serve_forever()
+
+
 async def serve(port: int, kind: type[Inline]) -> None:
     """Serve until cancelled."""
     batches = kind()
@@ -101,4 +136,8 @@ async def serve(port: int, kind: type[Inline]) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), Threaded if sys.argv[2:] == ["thread"] else Inline))
+    how = "".join(sys.argv[2:])
+    if how == "raw":
+        uvloop.run(serve_raw(int(sys.argv[1])))
+    else:
+        uvloop.run(serve(int(sys.argv[1]), Threaded if how == "thread" else Inline))
