@@ -279,8 +279,8 @@ class Engine:
             choices = self._runner.run(step, self._wishes)
         except Exception as error:  # noqa: BLE001 - the thread's root: whoever took part is told
             self._fail(step, error)
-        tokens = self._settle(step, choices)
-        self._count(step, time.monotonic() - started_s, tokens)
+        self._settle(step, choices)
+        self._count(step, time.monotonic() - started_s, len(choices))
 
     def _begin(self, step: Step, now_s: float) -> None:
         members = step.ids()
@@ -295,14 +295,13 @@ class Engine:
         for id_ in step.ids():
             self._scheduler.handle(Cancel(id_, Reason.FAILED), 0.0)
 
-    def _settle(self, step: Step, choices: Choices, ids: Iterable[int] | None = None) -> int:
-        """Hand a step's tokens to the scheduler; return how many were said."""
+    def _settle(self, step: Step, choices: Choices, ids: Iterable[int] | None = None) -> None:
+        """Hand a step's tokens to the scheduler, those of drafts one by one behind the rest."""
         for id_, found in choices.items():
             self._voices[id_].choices.append(found[0])
         tokens = {id_: found[0].token for id_, found in choices.items()}
         members = None if ids is None else list(ids)
         self._perform(self._scheduler.settle(step, tokens, members))
-        said = len(choices)
         for id_, found in choices.items():
             for choice in found[1:]:
                 voice = self._voices.get(id_)
@@ -310,8 +309,7 @@ class Engine:
                     break  # a token before ended it
                 voice.choices.append(choice)
                 self._perform(self._scheduler.follow(id_, choice.token))
-                said += 1
-        return said
+                self._counts.answer_tokens += 1
 
     def _count(self, step: Step, took_s: float, tokens: int) -> None:
         counts = self._counts
