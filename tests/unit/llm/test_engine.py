@@ -171,6 +171,8 @@ def test_leaving_early_frees_the_slot():
     with engine(runner, slots=1) as opened:
         text, _ = asyncio.run(leave())
         assert text == "y"
+        steps = [step for step in runner.steps if 1 in step.ids()]
+        assert len(steps) <= 2, "its prompt, and the one under way when it left"
         assert opened.statistics()["ended"] == {"cancelled": 1, "length": 1}
 
 
