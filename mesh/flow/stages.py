@@ -24,6 +24,7 @@ from mesh.flow.directory import Membership
 from mesh.gossip.member import Member, Status
 from mesh.llm.order import Order, read_order
 from mesh.models import sources
+from mesh.models.threads import rest_soon
 from mesh.net import handover
 from mesh.net.peers import Peers, Reply, split
 from mesh.settings.topology import Role, Topology
@@ -83,6 +84,10 @@ class Stages:
         self._threads = threads
         self._held: dict[tuple[str, str], _Held] = {}
         self._shelves: dict[str, _Shelf] = {}
+        if threads > 1 and any(
+            spec.layers is not None and node in spec.nodes for spec in topology().roles.values()
+        ):
+            rest_soon()
 
     # --- for a head on this node -------------------------------------------------------
 
@@ -243,7 +248,7 @@ class Stages:
         def read() -> Any:
             from mesh.llm.loading import read_stage
 
-            return read_stage(sources.locate(source), order, self._threads, shelf.layers)
+            return read_stage(sources.locate(source), order, shelf.layers)
 
         stage = await asyncio.to_thread(read)
         shelf.layers = {stage.first + at: layer for at, layer in enumerate(stage.layers)}

@@ -152,7 +152,8 @@ class Chain:
         for name, hold in holds:
             tasks.start(until_over(hold), name)
         self._paces = Paces(state.parts, self._speeds.known(time.monotonic()))
-        self._relay.resume(Way(state.epoch, self._own, len(behind), send, self._paces))
+        sharing = _sharing([head, *behind])
+        self._relay.resume(Way(state.epoch, self._own, len(behind), send, self._paces, sharing))
         return tasks.names
 
     def _expect(self, stack: AsyncExitStack, token: bytes) -> asyncio.Future[Any]:
@@ -383,6 +384,12 @@ class Chain:
 
 def _nowhere(header: bytes, hidden: Any) -> None:
     raise AssertionError("there are no stages behind this head")
+
+
+def _sharing(nodes: Sequence[Candidate]) -> int:
+    """Return how many of the nodes are on one machine: those of the commonest host."""
+    hosts = [each.address.rpartition(":")[0] for each in nodes]
+    return max(map(hosts.count, hosts))
 
 
 def _shown(part: Part) -> str:

@@ -4,7 +4,7 @@ Pure. A frame is a head, a table with one entry per sequence, and, beside it, th
 states: `[tokens, C]` float32, or bf16 as 16-bit numbers. Nothing of a frame is trusted
 before `read` has compared it with the limits of the instance.
 
-    version u8 | kind u8 | lane u8 | waited u8 | epoch u32 | step u64 | stages u8
+    version u8 | kind u8 | lane u8 | waited u8 | share u8 | epoch u32 | step u64 | stages u8
     then per stage that it has passed: computing µs u32
     then per entry: slot u16 | count u16 | start u32 | wanted u8
 """
@@ -20,9 +20,9 @@ from typing import Any
 
 from mesh.errors import RemoteProtocolError
 
-VERSION = 2
+VERSION = 3
 STAGES_MAX = 64  # behind the head; a step that has passed more goes in circles
-_HEAD = Struct("<BBBBIQB")
+_HEAD = Struct("<BBBBBIQB")
 _SPENT = Struct("<I")
 _ENTRY = Struct("<HHIB")
 _U32 = 0xFFFF_FFFF
@@ -63,6 +63,7 @@ class Frame:
         lane: which of the steps under way it is, for people.
         spent_us: what each stage so far has computed.
         has_waited: it came to a stage that was at work.
+        share: each node computes with its threads divided by this.
     """
 
     epoch: int
@@ -72,6 +73,7 @@ class Frame:
     lane: int = 0
     spent_us: tuple[int, ...] = ()
     has_waited: bool = False
+    share: int = 1
 
     def tokens(self) -> int:
         """Return how many rows of hidden states go with it."""
@@ -131,6 +133,7 @@ def write(frame: Frame) -> bytes:
         frame.kind,
         frame.lane,
         frame.has_waited,
+        frame.share,
         frame.epoch,
         frame.step,
         len(frame.spent_us),
@@ -169,11 +172,11 @@ def read(data: object, hidden: Any, limits: Limits, *, is_back: bool = False) ->
 def _parse(data: object) -> Frame:
     if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) < _HEAD.size:
         raise RemoteProtocolError(f"a step: expected at least {_HEAD.size} bytes")
-    version, kind, lane, has_waited, epoch, step, stages = _HEAD.unpack_from(data)
+    version, kind, lane, has_waited, share, epoch, step, stages = _HEAD.unpack_from(data)
     if version != VERSION:
         raise RemoteProtocolError(f"a step: expected version {VERSION}, found {version}")
-    if kind > Kind.COPY or stages > STAGES_MAX:
-        raise RemoteProtocolError(f"a step: no kind {kind}, or {stages} stages")
+    if kind > Kind.COPY or stages > STAGES_MAX or not share:
+        raise RemoteProtocolError(f"a step: no kind {kind}, or {stages} stages, share {share}")
     start = _HEAD.size + _SPENT.size * stages
     if len(data) < start or (len(data) - start) % _ENTRY.size:
         raise RemoteProtocolError(f"a step: {len(data)} bytes end within an entry")
@@ -183,7 +186,7 @@ def _parse(data: object) -> Frame:
         Entry(slot, start, count, bool(wanted))
         for slot, count, start, wanted in _ENTRY.iter_unpack(raw[start:])
     )
-    return Frame(epoch, step, Kind(kind), entries, lane, spent_us, bool(has_waited))
+    return Frame(epoch, step, Kind(kind), entries, lane, spent_us, bool(has_waited), share)
 
 
 def _check_entries(frame: Frame, limits: Limits) -> None:

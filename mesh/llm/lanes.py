@@ -1,11 +1,12 @@
-"""Chooses how many steps of rows are under way at once, by what gave more tokens.
+"""Chooses how many steps of rows are under way at once, with how many threads, by trial.
 
-Pure. With several, stages compute at the same time, each with fewer rows; with one, each row
-waits for nobody and weights are read once. Which is faster depends on cores, threads,
-hops and kernels, so it is tried: for each size of crowd, between windows of the usual number
-one window of a neighbour's.
+Pure. With several steps, nodes compute at the same time, each with fewer rows; with one, each
+row waits for nobody and weights are read once. Nodes of one machine share its cores: with
+one step under way each may use them all, with several each has its share. Which is faster
+depends on cores, hops, kernels and neighbours, so it is tried: for each size of crowd, between
+windows of the usual mode one window of another.
 
-    usual | neighbour | usual     the neighbour must beat both by a margin
+    usual | other | usual     the other must beat both by a margin
 """
 
 from __future__ import annotations
@@ -16,41 +17,51 @@ from math import ceil
 LANE_ROWS = 4  # the first guess: narrow products take four rows in about the time of one
 WINDOW_S, WINDOW_STEPS = 0.4, 12  # a window lasts until both have passed
 SETTLE_STEPS = 4  # after a change: steps of before are still under way
-BETTER = 1.04  # repeated windows of one number differ by 2 % on a quiet machine
+BETTER = 1.04  # repeated windows of one mode differ by 2 % on a quiet machine
 AGAIN_S_MIN, AGAIN_S_MAX = 1.0, 60.0  # between trials; doubled whenever one changes nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """So many steps under way; each node computes with its threads divided by `share`."""
+
+    lanes: int
+    share: int = 1
 
 
 @dataclass(slots=True)
 class _Crowd:
     """What is known of one size of crowd; `rates` are those of the windows of a trial."""
 
-    usual: int
+    usual: Mode
     rates: list[float] = field(default_factory=list)
-    trial: int = 0
-    is_up: bool = True
+    trial: Mode | None = None
+    turn: int = 0
     again_s: float = 0.0
     wait_s: float = AGAIN_S_MIN
 
 
 class Lanes:
-    """The number of lanes of one way round.
+    """The modes of one way round.
 
     Args:
         most: the nodes of the way; more steps than that only wait for each other.
+        sharing: how many of them are on one machine, and have several threads to share.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, sharing: int = 1) -> None:
         assert most > 0
-        self._most = most
+        assert sharing > 0
+        self._most, self.sharing = most, sharing
         self._crowds: dict[int, _Crowd] = {}
         self._size = 0  # of the crowd that the window counts
         self._began_s = 0.0
         self._steps = self._tokens = 0
 
-    def count(self, speakers: int) -> int:
-        """Return how many steps may be under way."""
+    def mode(self, speakers: int) -> Mode:
+        """Return how steps are made now."""
         crowd = self._crowd(speakers)
-        # In a trial the second window is the neighbour's.
+        # In a trial the second window is the other's.
         return crowd.trial if len(crowd.rates) == 1 and crowd.trial else crowd.usual
 
     def note(self, speakers: int, tokens: int, now_s: float, *, is_calm: bool) -> None:
@@ -77,9 +88,12 @@ class Lanes:
             self._judge(self._crowd(speakers), speakers, self._tokens / took_s, now_s)
             self._begin(size, now_s)
 
-    def usual(self) -> dict[int, int]:
-        """Return the number chosen, by the largest crowd of each size."""
-        return {1 << size: crowd.usual for size, crowd in sorted(self._crowds.items())}
+    def usual(self) -> dict[int, dict[str, int]]:
+        """Return the mode chosen, by the largest crowd of each size."""
+        return {
+            1 << size: {"lanes": crowd.usual.lanes, "share": crowd.usual.share}
+            for size, crowd in sorted(self._crowds.items())
+        }
 
     def _begin(self, size: int, now_s: float) -> None:
         self._size, self._began_s, self._steps, self._tokens = size, now_s, 0, 0
@@ -87,7 +101,7 @@ class Lanes:
     def _judge(self, crowd: _Crowd, speakers: int, rate: float, now_s: float) -> None:
         """Take the rate of a window."""
         if not crowd.rates:
-            crowd.trial = self._neighbour(crowd, speakers) if now_s >= crowd.again_s else 0
+            crowd.trial = self._other(crowd, speakers) if now_s >= crowd.again_s else None
             if crowd.trial:
                 crowd.rates.append(rate)
             return
@@ -96,25 +110,36 @@ class Lanes:
             return
         before, tried, after = crowd.rates
         crowd.rates.clear()
+        assert crowd.trial is not None
         if tried > BETTER * max(before, after):
             crowd.usual, crowd.wait_s = crowd.trial, AGAIN_S_MIN
-        else:
-            crowd.is_up = not crowd.is_up
+        elif crowd.turn % len(self._modes(speakers)) == 0:  # all others were tried, in vain
             crowd.wait_s = min(AGAIN_S_MAX, 2 * crowd.wait_s)
         crowd.again_s = now_s + crowd.wait_s
 
-    def _neighbour(self, crowd: _Crowd, speakers: int) -> int:
-        """Return what to try, first in the direction that was better; 0 if there is nothing."""
-        most = min(self._most, speakers)
-        ways = (1, -1) if crowd.is_up else (-1, 1)
-        return next((n for way in ways if 1 <= (n := crowd.usual + way) <= most), 0)
+    def _other(self, crowd: _Crowd, speakers: int) -> Mode | None:
+        """Return what to try, each in its turn; None if there is nothing."""
+        modes = self._modes(speakers)
+        for _ in modes:
+            crowd.turn += 1
+            found = modes[crowd.turn % len(modes)]
+            if found != crowd.usual:
+                return found
+        return None
+
+    def _modes(self, speakers: int) -> list[Mode]:
+        most = max(1, min(self._most, speakers))
+        found = [Mode(lanes, min(lanes, self.sharing)) for lanes in range(1, most + 1)]
+        if self.sharing > 1:
+            found.append(Mode(1, self.sharing))  # where others want the cores, waiting costs more
+        return found
 
     def _crowd(self, speakers: int) -> _Crowd:
         size = _size_of(speakers)
         crowd = self._crowds.get(size)
         if crowd is None:
-            first = max(1, min(ceil(speakers / LANE_ROWS), self._most))
-            crowd = self._crowds[size] = _Crowd(first)
+            lanes = 1 if self.sharing > 1 else ceil(speakers / LANE_ROWS)
+            crowd = self._crowds[size] = _Crowd(Mode(max(1, min(lanes, self._most))))
         return crowd
 
 

@@ -78,7 +78,7 @@ def open_head(
         SetupError: files or settings cannot be used.
     """
     _check(settings, hidden)
-    use_threads(settings.threads)
+    use_threads(1)  # see `loading.open_engine`: all of them only in the engine's own thread
     checkpoint = open_checkpoint(path)
     shape = checkpoint.architecture
     counts = _counts(layers, shape.layers)
@@ -94,7 +94,7 @@ def open_head(
     order = Order(0, 1, limits, settings.weights, settings.has_wide, "", False)
     ends = Ends(checkpoint, form=settings.weights)
     del checkpoint
-    first = read_stage(path, order, settings.threads, {})
+    first = read_stage(path, order, {})
     costs = measure(first, ends)
     scheduler = Scheduler(
         ledger_of(settings, context, _budget(settings, shape, context)),
@@ -106,7 +106,7 @@ def open_head(
 
     def read(a: int, b: int, known: Mapping[int, Layer]) -> Stage:
         own = Order(a, b, limits, settings.weights, settings.has_wide, "", False)
-        return read_stage(path, own, settings.threads, {0: first.layers[0], **known})
+        return read_stage(path, own, {0: first.layers[0], **known})
 
     engine = HeadEngine(
         ends,
@@ -116,6 +116,7 @@ def open_head(
         prepare=lambda: use_threads(settings.threads),
         report=report,
         broken=lambda epoch, error: engine.chain.broken(epoch, error),
+        threads=settings.threads,
     )
     engine.loop = links.loop
     engine.chain = Chain(

@@ -110,7 +110,7 @@ class StageThread:
         """
         self.stage, self.limits, self.pace = stage, limits, Pace()
         self._epoch, self._threads, self._is_last = epoch, threads, is_last
-        self._is_closed = False
+        self._is_closed, self._used = False, 0
         self._passage, self._failed, self.delay_s = passage, failed, delay_s
         self._thread = threading.Thread(target=self._work, name="mesh-stage", daemon=True)
         self._thread.start()
@@ -125,7 +125,7 @@ class StageThread:
         self._thread.join()
 
     def _work(self) -> None:
-        use_threads(self._threads)
+        self._use(self._threads)
         try:
             self._compute_all()
         except Exception as error:  # noqa: BLE001 - the thread's root: the chain is told
@@ -142,12 +142,18 @@ class StageThread:
                 self.pace.dropped += 1
                 continue
             self.pace.received = frame.step
+            self._use(max(1, self._threads // frame.share))
             # What was here at once has come while the frame before was computed.
             has_waited = began_s - ready_s < AT_ONCE_S and self.pace.done > 0
             self._compute(frame, found[1], began_s, has_waited=has_waited)
             self._note(frame.step, began_s, began_s - ready_s)
             ready_s = time.monotonic()
         self._tell(ConnectionLost("the stage before has ended"))
+
+    def _use(self, count: int) -> None:
+        if count != self._used:
+            self._used = count
+            use_threads(count)
 
     def _tell(self, error: BaseException) -> None:
         if not self._is_closed:

@@ -25,6 +25,7 @@ def valid(draw):
         "lane": draw(st.integers(0, 255)),
         "spent_us": tuple(draw(st.lists(st.integers(0, 2**32 - 1), max_size=4))),
         "has_waited": draw(st.booleans()),
+        "share": draw(st.integers(1, 255)),
     }
     wanted = st.booleans()
     if draw(st.booleans()):

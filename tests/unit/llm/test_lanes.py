@@ -1,0 +1,68 @@
+"""The number of steps under way, and the share of threads, follow what gave more tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.llm.lanes import AGAIN_S_MAX, Lanes, Mode
+
+
+def play(lanes, speakers, rate_of, seconds):
+    """Let steps come back for so long, each of its mode's rate; return the modes seen."""
+    now_s, seen = 0.0, []
+    while now_s < seconds:
+        mode = lanes.mode(speakers)
+        seen.append(mode)
+        tokens = max(1, speakers // mode.lanes)
+        now_s += tokens / rate_of(mode)
+        lanes.note(speakers, tokens, now_s, is_calm=True)
+    return seen
+
+
+@pytest.mark.parametrize("best", [1, 2, 3])
+@pytest.mark.parametrize("sharing", [1, 3])
+def test_the_best_mode_is_found_from_any_beginning(best, sharing):
+    lanes = Lanes(3, sharing)
+
+    def rate_of(mode):
+        return 500.0 if mode.lanes == best else 300.0
+
+    play(lanes, 8, rate_of, 30.0)
+    assert lanes.usual()[8]["lanes"] == best
+
+
+def test_few_threads_are_tried_where_cores_are_shared():
+    """A machine that others want too: one thread waits for nobody."""
+    lanes = Lanes(3, 3)
+    play(lanes, 1, lambda mode: 100.0 if mode.share == 3 else 20.0, 30.0)
+    assert lanes.usual()[1] == {"lanes": 1, "share": 3}
+
+
+def test_a_single_row_alone_is_never_tried_otherwise():
+    lanes = Lanes(3)
+    assert {Mode(1)} == set(play(lanes, 1, lambda mode: 100.0, 20.0))
+
+
+def test_equal_modes_change_nothing_and_are_tried_ever_less():
+    """The wait doubles once all were tried, up to its limit."""
+    lanes = Lanes(3)
+    seen = play(lanes, 8, lambda mode: 400.0, 300.0)
+    assert lanes.usual()[8] == {"lanes": 2, "share": 1}
+    tried = sum(mode != Mode(2) for mode in seen)
+    assert 0 < tried < 0.05 * len(seen)
+    assert lanes._crowd(8).wait_s <= AGAIN_S_MAX
+
+
+def test_what_is_read_meanwhile_is_no_measure():
+    """While prompts are read no window is judged."""
+    lanes = Lanes(3)
+    for at in range(1000):
+        lanes.note(8, 4, at * 0.01, is_calm=False)
+    assert lanes.mode(8) == Mode(2)
+
+
+def test_lanes_are_never_more_than_nodes_or_speakers():
+    lanes = Lanes(2, 2)
+    for speakers in (1, 2, 5, 16, 64):
+        seen = play(lanes, speakers, lambda mode: 100.0 * mode.lanes, 20.0)
+        assert max(mode.lanes for mode in seen) <= min(2, speakers)
