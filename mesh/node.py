@@ -31,6 +31,7 @@ from mesh.flow.stages import Stages
 from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Facts
 from mesh.net.follow import follow
+from mesh.net.identity import Hold
 from mesh.net.membership import Membership
 from mesh.net.peers import Peers
 from mesh.observe import logs
@@ -93,6 +94,7 @@ class Node:
     async def open(self) -> None:
         """Check what must be there, open both doors, and put the parts together."""
         self._check_files()
+        self._folder = Hold(self.settings.data)
         self._build_inner()
         self.peer_address = await self.peers.listen(self.settings.listen.peer)
         self._doors = app.bind("listen.http", self.settings.listen.http)
@@ -117,9 +119,9 @@ class Node:
         for part in (getattr(self, name, None) for name in ("_site", "local", "peers")):
             if part is not None:
                 await part.aclose()
-        doors = getattr(self, "_doors", None)
-        if doors is not None:
-            doors.close()
+        for held in (getattr(self, name, None) for name in ("_doors", "_folder")):
+            if held is not None:
+                held.close()
 
     # ------------------------------------------------------------------ building
 

@@ -1,11 +1,13 @@
 """Keeps who this node is across restarts: id, boot epoch, peers once known.
 
-Shell: reads and writes one small file in the node's data folder. Without it a
-restart is a new member that carries an old name, which works too, but slower.
+Shell: reads and writes one small file in the node's data folder, which one process has at
+a time. Without the file a restart is a new member that carries an old name, which works
+too, but slower.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 from pathlib import Path
@@ -25,6 +27,33 @@ class Identity(msgspec.Struct, frozen=True):
     id: str
     boot: int
     known: tuple[str, ...] = ()
+
+
+class Hold:
+    """A data folder, for this process alone until it is closed or the process ends.
+
+    A node started twice would take its own name away from itself, and end what runs well.
+
+    Raises:
+        SetupError: another process has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file: int | None = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            what = "another process that runs; each node has a folder of its own"
+            raise SetupError(f"data: {str(folder)!r} is the folder of {what}") from error
+        except OSError:  # a file system that keeps no locks
+            self.close()
+
+    def close(self) -> None:
+        """Let others have it."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
 
 def load_identity(path: Path | None, rng: random.Random, now_ms: int) -> Identity:

@@ -8,6 +8,7 @@ nodes share at most one each way.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import socket
@@ -373,7 +374,10 @@ def _bind(host: str, port: int) -> socket.socket:
         except OSError as problem:
             sock.close()
             error = problem
-    raise SetupError(f"cannot listen on {join(host, port)}: {error}")
+    if error is not None and error.errno == errno.EADDRINUSE:
+        why = "is taken by another process; choose another port"
+        raise SetupError(f"listen.peer: {join(host, port)!r} {why}")
+    raise SetupError(f"listen.peer: cannot listen on {join(host, port)!r}: {error}")
 
 
 def _retrieve(task: asyncio.Task[Peer]) -> None:

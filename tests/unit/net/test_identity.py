@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from mesh.errors import SetupError
-from mesh.net.identity import KNOWN_MAX, Identity, load_identity, save_known
+from mesh.net.identity import KNOWN_MAX, Hold, Identity, load_identity, save_known
 
 
 def test_without_a_file_every_run_is_somebody_new():
@@ -46,3 +46,12 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     with pytest.raises(SetupError, match=r"identity\.json"):
         load_identity(tmp_path / "file" / "identity.json", Random(1), 1)
     assert not save_known(tmp_path / "file" / "identity.json", Identity("x", 1), ())
+
+
+def test_a_folder_is_one_nodes_at_a_time(tmp_path):
+    first = Hold(tmp_path)
+    with pytest.raises(SetupError, match="folder of another process"):
+        Hold(tmp_path)
+    first.close()
+    first.close()
+    Hold(tmp_path).close()
