@@ -17,6 +17,7 @@ errors, metrics and lines are those of `api.guard`, `api.native` and `flow.admis
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import cast
@@ -34,6 +35,7 @@ from mesh.errors import MeshError, Overloaded
 
 PATIENCE_S = 0.25  # a request that is not whole by then is slow: aiohttp knows how long to wait
 IDLE_LOOK_S = 5.0  # how much longer than agreed a connection may stay that nobody uses
+UNREAD_S = 75.0  # a client that takes nothing of its answer for so long holds memory for nothing
 HEADS_MAX = 256  # plain heads kept; clients send the same one with each request
 # What may wait behind a request: one more of the longest kind; then none is read.
 BUFFER_BYTES_MAX = HEAD_BYTES_MAX + len(END) + BODY_BYTES_MAX
@@ -209,7 +211,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the other side."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop has its own class
-        tcp_keepalive(self._transport)
+        _watch(self._transport)
         self._front.connections.add(self)
         if self._front.is_closing:
             self._transport.close()
@@ -332,3 +334,11 @@ class Connection(asyncio.Protocol):
         if self.is_whole:
             self.is_whole, self.since_s = False, monotonic()
             self._front.expect(self)
+
+
+def _watch(transport: asyncio.Transport) -> None:
+    """Let the kernel find out that a client is gone, or reads no more; aiohttp's side too."""
+    tcp_keepalive(transport)
+    sock = transport.get_extra_info("socket")
+    if sock is not None:  # else this is no connection of TCP: a test's
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_S * 1000))

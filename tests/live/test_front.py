@@ -342,6 +342,31 @@ def test_a_client_that_does_not_read_is_not_answered_for_ever(tmp_path):
     asyncio.run(main())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/v1/roles/count", "/v1/roles/count?aiohttp"])
+def test_a_client_that_never_reads_is_cut_off(tmp_path, monkeypatch, path):
+    """By the kernel, which sees that nothing is taken; one that reads slowly is not."""
+    monkeypatch.setattr(front, "UNREAD_S", 0.3)
+
+    async def main():
+        async with both(tmp_path) as (node, ports):
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", ports[0]))
+            _, writer = await asyncio.open_connection(sock=sock)
+            writer.transport.pause_reading()
+            data = post(path, b'{"text":"%b","request_id":"r"}' % (b"x" * 100)) * 20_000
+            asked = asyncio.create_task(_write(writer, data))
+            doors = node._site._front
+            await wait_until(lambda: doors.connections or doors._handed_over)
+            await wait_until(lambda: not doors.connections and not doors._handed_over)
+            asked.cancel()
+            writer.transport.abort()
+            await wait_idle([node])
+
+    asyncio.run(main())
+
+
 async def _write(writer, data):
     writer.write(data)
     await writer.drain()
