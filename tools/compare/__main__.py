@@ -30,7 +30,7 @@ from tools.loadgen.machine import environment
 from tools.loadgen.plan import Load
 from tools.loadgen.summary import is_thin
 
-TABLE_WIDTH = 140  # a table that is cut is worse than one that a narrow terminal folds
+TABLE_WIDTH = 160  # a table that is cut is worse than one that a narrow terminal folds
 EXAMPLES = """examples:
   python -m tools.compare
   python -m tools.compare --requests 64 --concurrent 1,8 --rounds 3
@@ -78,7 +78,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--rows", default="", help=f"more sides that are known: {', '.join(SETS)}")
     add("--row", action="append", default=[], metavar="NAME: KEY=VALUE",
         help="one more side: the whole mesh with these keys of the topology changed")  # fmt: skip
-    add("--only", default="", help="measure only sides whose names have this in them")
+    add("--only", default="", help="measure only sides whose names have one of these in them")
     add("--out", type=Path, help="JSON file (comparison_results_<time>.json)")
     return parser
 
@@ -97,7 +97,8 @@ def prepare(chosen: argparse.Namespace) -> tuple[list[Side], Plan]:
         raise ValueError(f"no n0.toml, n1.toml … in {chosen.config}")
     sets = [one for one in chosen.rows.split(",") if one]
     sides = sides_of(topology, names, chosen.row, sets)
-    sides = [one for one in sides if chosen.only in one.name]
+    wanted = chosen.only.split(",")
+    sides = [one for one in sides if any(name in one.name for name in wanted)]
     counts = [int(one) for one in chosen.concurrent.split(",")]
     loads = [
         Load(f"{count} at once", requests=chosen.requests, concurrent=count) for count in counts
@@ -112,17 +113,17 @@ def prepare(chosen: argparse.Namespace) -> tuple[list[Side], Plan]:
 def show(console: Console, results: list[dict[str, Any]]) -> None:
     """Print the table of all sides and loads."""
     table = Table(title="Measured in this run", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("side")
-    for title in ("at once", "answers/s", "min to max", "of", "p50 ms", "p95 ms", "p99 ms",
+    table.add_column("side", no_wrap=True)
+    for title in ("at once", "answers/s", "min-max", "of", "p50 ms", "p95 ms", "p99 ms",
                   "failed", "memory MB", "CPU ms/req", "edge kB/req", "equal"):  # fmt: skip
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for one in results:
         latency = one["latency"] or dict.fromkeys(("median", "p95", "p99"), 0.0)
         table.add_row(
             one["side"],
             str(one["concurrent"]),
             f"{one['throughput_median']:.2f}",
-            f"{one['throughput_min']:.2f} to {one['throughput_max']:.2f}",
+            f"{one['throughput_min']:.2f}-{one['throughput_max']:.2f}",
             "" if one["of"] is None else f"{one['of']:.2f}",
             f"{latency['median']:.0f}",
             f"{latency['p95']:.0f}",

@@ -20,8 +20,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 figure { margin: 1.5rem 0; } figcaption { opacity: .75; font-size: .9rem; }
 .facts td { text-align: left; } .facts th { font-weight: 400; opacity: .75; }
 img { max-width: 100%; background: #fff; border-radius: 6px; }
@@ -120,8 +120,13 @@ def cells(run: Run) -> list[str]:
     for _, key, share in COLUMNS:
         value = run["throughput"] if key == "throughput" else run["latency"].get(key)
         is_unknown = value is None or (share and is_thin(run["successful_requests"], share))
-        made.append("" if is_unknown else f"{value:.2f}")
+        made.append("" if is_unknown else shown(value))
     return made
+
+
+def shown(value: float) -> str:
+    """Return a figure with no more digits than mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def _row(run: Run) -> str:

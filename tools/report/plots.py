@@ -20,23 +20,36 @@ from tools.report import look, panels
 from tools.report.runs import Run, percentiles
 
 RUNS_MAX = 8  # more lines in one picture are a knot
+BARS_MAX = 24  # more bars need a page of their own
+LOG_FROM = 30.0  # times between the least and the most: on a plain axis the least would vanish
 BINS_MIN, BINS_MAX = 8, 60
 BARS_LABELLED_FULLY = 20  # more in one picture leave no room for a sign behind each number
 
 
 def draw_all(runs: Sequence[Run], folder: Path) -> list[tuple[str, str]]:
     """Draw every picture that the runs have data for; return (file name, caption) of each."""
-    runs = [run for run in runs if run["total_requests"]][:RUNS_MAX]
+    runs = [run for run in runs if run["total_requests"]][:BARS_MAX]
     runs = [{**run, "place": place} for place, run in enumerate(runs)]
+    few = chosen(runs)
     made = []
     with mpl.rc_context(look.SETTINGS):
         for name, caption, draw in PICTURES:
-            figure = draw(runs)
+            figure = draw(runs if draw is performance_comparison else few)
+            if len(few) < len(runs) and draw is not performance_comparison:
+                caption = f"{caption} {len(few)} of the {len(runs)} runs, the busiest."
             if figure is not None:
                 figure.savefig(folder / name, metadata={"Software": None})
                 plt.close(figure)
                 made.append((name, caption))
     return made
+
+
+def chosen(runs: Sequence[Run]) -> list[Run]:
+    """Return as many runs as fit into one picture: of a comparison, those of its largest load."""
+    if len(runs) <= RUNS_MAX:
+        return list(runs)
+    largest = max(run.get("concurrent", 0) for run in runs)
+    return [run for run in runs if run.get("concurrent", 0) == largest][:RUNS_MAX]
 
 
 def latency_distribution(runs: Sequence[Run]) -> Any:
@@ -123,6 +136,11 @@ def performance_comparison(runs: Sequence[Run]) -> Any:
     left.bar_label(bars, [f" {look.number(run['throughput'])}" for run in runs], fontsize=9)
     left.set(xlabel="answers per second", title="Throughput")
     left.margins(x=0.15)
+    rates = [run["throughput"] for run in runs if run["throughput"]]
+    medians = [run["latency"]["median"] for run in runs]
+    if max(rates) > LOG_FROM * min(rates):
+        left.set(xscale="log", xlabel="answers per second (logarithmic)")
+        left.set_xlim(left=min(rates) / 2, right=max(rates) * 4)
     left.set_yticks(rows, [look.label(run) for run in runs])
     left.invert_yaxis()
     for row, run in enumerate(runs):
@@ -139,7 +157,13 @@ def performance_comparison(runs: Sequence[Run]) -> Any:
             fontsize=8,
         )
     right.set(xlabel="latency (ms): circle p50, bar p95, diamond p99", title="Latency")
-    right.set_xlim(left=0)
+    if max(medians) > LOG_FROM * min(medians):
+        right.set(xscale="log")
+        look.plain_log(right.xaxis)
+    else:
+        right.set_xlim(left=0)
+    if left.get_xscale() == "log":
+        look.plain_log(left.xaxis)
     for axes in (left, right):
         axes.grid(visible=False, axis="y")
     return figure

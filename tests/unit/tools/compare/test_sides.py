@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.compare.measure import proportioned
+from tools.compare.measure import proportioned, said
 from tools.compare.sides import SETS, Side, put, sides_of, toml
 
 TOPOLOGY = {
@@ -115,3 +115,8 @@ def test_a_result_is_set_in_proportion_to_its_own_side():
         for name, rate in (("distributed", 2.0), ("a", 3.0), ("b", 4.0))
     ]
     assert [1.0, 1.5, None] == [one["of"] for one in proportioned(sides, results)]
+
+
+def test_answers_are_compared_without_their_scores():
+    answer = {"answer": "a", "sources": [{"title": "t", "score": 1.25}], "is_toxic": False}
+    assert {"answer": "a", "sources": [{"title": "t"}], "is_toxic": False} == said(answer)
