@@ -65,8 +65,8 @@ class Fallback(web.RequestHandler):
             said = " ".join((message or "").split())  # it points into the bytes, over lines
             error: MeshError = BadRequest(f"this is no HTTP request: {said[:200]}")
         else:
-            assert isinstance(exc, Exception)
-            error = self._guard.crashed(exc, request_id, request.path)
+            cause = exc if isinstance(exc, Exception) else TimeoutError()
+            error = self._guard.crashed(cause, request_id, request.path)
         # No line in the log: whoever sends rubbish could fill the disk with it.
         self._guard.count(NO_ROUTE, "other", error.status, error.code, 0.0)
         response = answer.failed(error, answer.error_body(error, request_id))

@@ -272,6 +272,8 @@ class Connection(asyncio.Protocol):
         protocol = self._front.fallback()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        if self._is_paused:
+            protocol.pause_writing()  # it will hear of the end of the pause, too
         protocol.data_received(data)
 
     # What requests do.

@@ -15,7 +15,7 @@ from mesh.api.front import Connection
 from tests.live.test_front import ODD, PLAIN, post
 from tests.support.live import mesh
 
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = pytest.mark.live
 
 TEXT = """
 [mesh]
@@ -171,6 +171,32 @@ def conversations(draw):
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if b > a]
 
 
+def test_a_pause_goes_over_with_the_connection(tmp_path):
+    """Half a request behind an answer that is not read: aiohttp knows that it may not write."""
+
+    async def main():
+        async with mesh(tmp_path, count=1, text=TEXT) as ((node,), _):
+            wire = Wire(node._site._front.accept())
+            wire.protocol.data_received(post())
+            await quiet(wire)
+            wire.protocol.pause_writing()
+            wire.protocol.data_received(post()[:-3])
+            wire.protocol.hand_over()
+            assert wire.protocol.writing_paused
+            wire.protocol.data_received(post()[-3:])
+            await quiet(wire)
+            wire.protocol.resume_writing()
+            await quiet(wire)
+            assert [status for status, _, _ in answers(bytes(wire.written))] == [
+                "HTTP/1.1 200 OK"
+            ] * 2
+            wire.close()
+            await quiet(wire)
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
 def test_the_front_says_what_aiohttp_would(tmp_path, monkeypatch):
     """To good and bad requests in any pieces; nothing crashes, hangs or stays behind."""
     crashed, handed = [], []
