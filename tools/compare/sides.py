@@ -109,16 +109,16 @@ def _batches(topology: Document, nodes: Sequence[str]) -> list[Side]:
 
 
 def _kept(topology: Document, nodes: Sequence[str]) -> list[Side]:
-    """What is remembered: prompts' beginnings and passages' token vectors not, answers too."""
+    """What is remembered: not prompts' beginnings, not passages' token vectors; answers as well."""
     sides = []
-    for name, kind, key, value in (
-        ("prompts' beginnings not kept", "generate", "reuse", "none"),
-        ("token vectors not kept", "rerank", "read_chars_max", NOT_KEPT),
-        ("answers of roles kept", "", "cache.items_max", 1000),
+    for name, kind, changes in (
+        ("prompts' beginnings not kept", "generate", {"reuse": "none"}),
+        ("token vectors not kept", "rerank", {"read_chars_max": NOT_KEPT, "cache_bytes_max": 0}),
+        ("answers of roles kept", "", {"cache.items_max": 1000}),
     ):
         changed = copy.deepcopy(topology)
         for role in changed.get("roles", {}).values():
-            if role["kind"] == kind or not kind:
+            for key, value in changes.items() if role["kind"] == kind or not kind else ():
                 put(role, key, value)
         sides.append(Side(name, changed, tuple(nodes)))
     return sides

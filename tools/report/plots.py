@@ -142,7 +142,7 @@ def performance_comparison(runs: Sequence[Run]) -> Any:
         left.set(xscale="log", xlabel="answers per second (logarithmic)")
         left.set_xlim(left=min(rates) / 2, right=max(rates) * 4)
     left.set_yticks(rows, [look.label(run) for run in runs])
-    left.invert_yaxis()
+    left.set_ylim(len(runs) - 0.4, -0.7)
     for row, run in enumerate(runs):
         times = run["latency"]
         right.plot([times["median"], times["p99"]], [row, row], "-", color=colours[row])
@@ -156,7 +156,7 @@ def performance_comparison(runs: Sequence[Run]) -> Any:
             ha="center",
             fontsize=8,
         )
-    right.set(xlabel="latency (ms): circle p50, bar p95, diamond p99", title="Latency")
+    right.set(xlabel="latency (ms): ● p50, | p95, ◆ p99", title="Latency")
     if max(medians) > LOG_FROM * min(medians):
         right.set(xscale="log")
         look.plain_log(right.xaxis)
