@@ -23,7 +23,7 @@ from mesh.flow.takeover import Takeover
 from mesh.gossip.member import Status
 from mesh.net.calls import Calls
 from mesh.policy import attempts
-from mesh.policy.breaker import Breaker
+from mesh.policy.breaker import FAILURES_MAX, Breaker
 from mesh.policy.budget import Budget
 from mesh.policy.edge import Edge
 from mesh.policy.queue import Queue
@@ -111,6 +111,14 @@ def _trusts_suspects(original: Any) -> Any:
 
 def _never_doubts(doubts: Doubts, addresses: Any) -> None:
     doubts.now = frozenset(addresses)
+
+
+def _opens_at_once(original: Any) -> Any:
+    def failed(breaker: Breaker, *rest: Any) -> None:
+        breaker._failures += FAILURES_MAX
+        original(breaker, *rest)
+
+    return failed
 
 
 def _never_opens(breaker: Breaker, *_: Any) -> None:
@@ -232,30 +240,31 @@ def _lose_connections_quietly() -> Iterator[None]:
         yield
 
 
-MUTANTS: dict[str, Trap] = {
-    "retries after the first piece": _wrapped(attempts, "may_retry", _forgets_the_pieces),
-    "repeats effects": _wrapped(attempts, "may_retry", _repeats_effects),
-    "gives up at once": _instead(attempts, "may_retry", _gives_up_at_once),
-    "spends freely": _wrapped(Budget, "try_spend", _spends_freely),
-    "lets the loser go on": _wrapped(Race, "run", _lets_the_loser_go_on),
-    "calls the leaving": _instead(directory, "_live", _calls_the_leaving),
-    "calls the dead": _call_the_dead,
-    "trusts suspects": _wrapped(choose.Chooser, "usable", _trusts_suspects),
-    "never doubts": _instead(Doubts, "raise_at", _never_doubts),
-    "lets a crowd pass": _wrapped(Breaker, "allows", _lets_a_crowd_pass),
-    "never opens": _instead(Breaker, "failed", _never_opens),
-    "turns the ring": _wrapped(Ring, "owners", _turns_the_ring),
-    "forgets answers": _instead(once.Once, "_run_first", _forgets_answers),
-    "joins nobody": _instead(SingleFlight, "join", _joins_nobody),
-    "takes all for equal": _instead(once, "content_key", _takes_ids_for_equal),
-    "gives more time": _instead(reach, "left_ms", _gives_more_time),
-    "forgets deadlines": _instead(Calls, "sweep", _forgets_deadlines),
-    "queues without end": _wrapped(Queue, "__init__", _queues_without_end),
-    "counts no failures": _instead(Serving, "__exit__", _counts_no_failures),
-    "keeps its place": _wrapped(Edge, "abandoned", _keeps_its_place),
-    "mixes answers": _wrapped(Batcher, "_answer", _mixes_answers),
-    "leaves before it has finished": _instead(Serving, "wait_idle", _does_not_wait),
-    "announces early": _instead(LocalRoles, "ready", property(_announces_early)),
-    "begins streams anew": _wrapped(reach.Reach, "stream", _begins_anew),
-    "loses connections quietly": _lose_connections_quietly,
+MUTANTS: dict[str, tuple[int, Trap]] = {  # with a seed that has caught it
+    "retries after the first piece": (11, _wrapped(attempts, "may_retry", _forgets_the_pieces)),
+    "repeats effects": (20, _wrapped(attempts, "may_retry", _repeats_effects)),
+    "gives up at once": (6, _instead(attempts, "may_retry", _gives_up_at_once)),
+    "spends freely": (0, _wrapped(Budget, "try_spend", _spends_freely)),
+    "lets the loser go on": (0, _wrapped(Race, "run", _lets_the_loser_go_on)),
+    "calls the leaving": (10, _instead(directory, "_live", _calls_the_leaving)),
+    "calls the dead": (6, _call_the_dead),
+    "trusts suspects": (0, _wrapped(choose.Chooser, "usable", _trusts_suspects)),
+    "never doubts": (6, _instead(Doubts, "raise_at", _never_doubts)),
+    "lets a crowd pass": (7, _wrapped(Breaker, "allows", _lets_a_crowd_pass)),
+    "never opens": (7, _instead(Breaker, "failed", _never_opens)),
+    "turns the ring": (0, _wrapped(Ring, "owners", _turns_the_ring)),
+    "forgets answers": (0, _instead(once.Once, "_run_first", _forgets_answers)),
+    "joins nobody": (0, _instead(SingleFlight, "join", _joins_nobody)),
+    "takes all for equal": (0, _instead(once, "content_key", _takes_ids_for_equal)),
+    "gives more time": (0, _instead(reach, "left_ms", _gives_more_time)),
+    "forgets deadlines": (18, _instead(Calls, "sweep", _forgets_deadlines)),
+    "opens at once": (6, _wrapped(Breaker, "failed", _opens_at_once)),
+    "queues without end": (0, _wrapped(Queue, "__init__", _queues_without_end)),
+    "counts no failures": (0, _instead(Serving, "__exit__", _counts_no_failures)),
+    "keeps its place": (0, _wrapped(Edge, "abandoned", _keeps_its_place)),
+    "mixes answers": (0, _wrapped(Batcher, "_answer", _mixes_answers)),
+    "leaves before it has finished": (13, _instead(Serving, "wait_idle", _does_not_wait)),
+    "announces early": (8, _instead(LocalRoles, "ready", property(_announces_early))),
+    "begins streams anew": (2, _wrapped(reach.Reach, "stream", _begins_anew)),
+    "loses connections quietly": (14, _lose_connections_quietly),
 }
