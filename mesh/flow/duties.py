@@ -104,12 +104,17 @@ class Duties:
                     await self._membership.wait_change(version)
 
     def has_heirs(self) -> bool:
-        """Whether nothing is lost if this node, which says that it leaves, now leaves."""
-        roles = self._topology().roles
-        given = [name for name in self._local.ready if name in roles and not roles[name].nodes]
+        """Whether nothing is lost if this node, which says that it leaves, now leaves.
+
+        Nothing is waited for that nobody else may have, by labels or memory.
+        """
+        topology = self._topology()
+        roles = topology.roles
         facts = newest_facts(self._membership.members)
         others = [one for one in facts if one.name != self._node and not one.draining]
-        return not others or all(any(name in one.roles for one in others) for name in given)
+        heirs = assigned(topology, others)
+        given = [name for name in self._local.ready if name in roles and not roles[name].nodes]
+        return all(any(n in one.roles for one in others) for n in given if heirs.get(n))
 
     def why_not_ready(self) -> str:
         """Return what is still to come, or ""."""

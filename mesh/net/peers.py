@@ -306,7 +306,8 @@ class Peers:
         if data.startswith(FIRST_BYTE):
             protocol = LinesPeer(self._find, self._closed, is_allowed=not self._secret)
         else:
-            address = str(transport.get_extra_info("peername"))
+            far = transport.get_extra_info("peername")
+            address = join(*far[:2]) if far else "gone"
             protocol = self._peer(is_client=False, address=address)
         self._others.add(protocol)
         transport.set_protocol(protocol)

@@ -14,7 +14,7 @@ from mesh.flow.duties import NOTICE_S, Duties
 from mesh.flow.local import LINGER_S, LocalRoles
 from mesh.roles.base import Context
 from mesh.settings.schema import Compute, Join, Limits
-from mesh.settings.topology import Mesh, Role, Topology
+from mesh.settings.topology import Mesh, Needs, Role, Topology
 from tests.support.flow import FakeLane, FakeMembership, member, request
 from tests.support.roles import Shout
 from tests.support.virtual_loop import run_virtual
@@ -149,12 +149,16 @@ def test_a_role_that_cannot_load_ends_the_start_but_not_a_running_node():
     assert "not there" in run_virtual(scenario())
 
 
-@pytest.mark.parametrize(("heir", "waits_s"), [(["r"], NOTICE_S), ([], 10.0)])
-def test_who_leaves_hands_over_first(heir, waits_s):
-    """Its roles are served elsewhere, or its time is up."""
+@pytest.mark.parametrize(
+    ("heir", "labels", "waits_s"),
+    [(["r"], (), NOTICE_S), ([], (), 10.0), ([], ("of nobody else",), NOTICE_S)],
+)
+def test_who_leaves_hands_over_first(heir, labels, waits_s):
+    """Its roles are served elsewhere, or nobody else may have them, or its time is up."""
 
     async def scenario():
-        made, loop = Made(r=role(nodes=(), replicas=1)), asyncio.get_running_loop()
+        spec = role(nodes=(), replicas=1, needs=Needs(labels=labels))
+        made, loop = Made(r=spec), asyncio.get_running_loop()
         made.others = {"n1": [], "n2": heir}
         made.local.add("r", _shout(), made.topology.roles["r"])
         made.is_leaving = True
