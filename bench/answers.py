@@ -58,7 +58,10 @@ def main() -> int:
     parser = arguments()
     parser.prog, parser.epilog = "python -m bench.answers", None
     parser.set_defaults(requests=24, rounds=1)
-    sides, plan = prepare(parser.parse_args())
+    try:
+        sides, plan = prepare(parser.parse_args())
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     results = asyncio.run(compare(sides, plan, progress))
     kept = [{key: one[key] for key in KEPT} for one in results]
     publish("answers", "The answer pipeline", body_of(results), kept)

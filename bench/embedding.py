@@ -18,6 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -81,70 +82,70 @@ class Worker:
 
 
 def measure(rounds: int, count: int, threads: int) -> tuple[str, dict[str, Any]]:
-    """Return the table and the raw figures."""
+    """Return the table and the raw figures; of the mesh alone where the peer is not installed."""
     python = environment_of("embedding")
-    if python is None:
-        raise SystemExit("sentence-transformers is not installed: make bench-peers")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         given = Path(folder) / "texts.json"
         given.write_text(json.dumps(texts(count)))
         model = sources.locate(MODEL)
-        ours = Worker(PYTHON, "mesh", model, given, threads)
-        theirs = Worker(str(python), "sentence-transformers", model, given, threads)
-        try:
-            return _rounds(ours, theirs, rounds, Path(folder))
-        finally:
-            ours.close()
-            theirs.close()
+        workers = {"mesh": Worker(PYTHON, "mesh", model, given, threads)}
+        if python is None:
+            progress(f"{PEER}: not installed; python -m bench.peers embedding")
+        else:
+            workers[PEER] = Worker(str(python), PEER, model, given, threads)
+        for worker in workers.values():
+            stack.callback(worker.close)
+        return _rounds(workers, rounds, Path(folder))
 
 
-def _rounds(ours: Worker, theirs: Worker, rounds: int, folder: Path) -> tuple[str, dict[str, Any]]:
-    ours.ask(**OURS, count=TRIED)
-    best, tried = _best(theirs)
-    seconds: dict[str, list[float]] = {"mesh": [], PEER: []}
-    cpus_s: dict[str, list[float]] = {"mesh": [], PEER: []}
+def _rounds(workers: dict[str, Worker], rounds: int, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Let them take turns; the last one's vectors in float32 are those to compare with."""
+    workers["mesh"].ask(**OURS, count=TRIED)
+    best, tried = _best(workers[PEER]) if PEER in workers else ({}, {})
+    options = {"mesh": OURS, PEER: best}
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    cpus_s: dict[str, list[float]] = {name: [] for name in workers}
     for turn in range(rounds):
-        order: list[tuple[str, Worker, dict[str, Any]]]
-        order = [("mesh", ours, OURS), (PEER, theirs, best)]
-        for name, worker, options in order if turn % 2 == 0 else reversed(order):
-            answer = worker.ask(**options, save=str(folder / f"{name}.npy"))
+        for name in list(workers)[:: 1 if turn % 2 == 0 else -1]:
+            answer = workers[name].ask(**options[name], save=str(folder / f"{name}.npy"))
             seconds[name].append(answer["seconds"])
             cpus_s[name].append(answer["cpu_s"])
             progress(f"round {turn + 1}/{rounds}  {name:22} {answer['seconds']:.2f} s")
-    progress(f"{PEER} in float32, once more, to compare with")
-    theirs.ask(batch=best["batch"], save=str(folder / "exact.npy"))
-    exact = np.load(folder / "exact.npy")
-    cosines = {name: _cosine_min(np.load(folder / f"{name}.npy"), exact) for name in seconds}
-    count, base = len(exact), middle(seconds[PEER])
-    rows = [
-        [
-            name if name == "mesh" else f"{name}, batches of {best['batch']}, {best['precision']}",
-            spread([count / second for second in took], 0),
-            spread(took, 2),
-            f"{base / middle(took):.2f}",
-            f"{middle(cpus_s[PEER]) / middle(cpus_s[name]):.2f}",
-            f"{cosines[name]:.5f}",
-        ]
-        for name, took in seconds.items()
-    ]
-    head = [
-        "encoder",
-        "texts/s",
-        f"s for {count} texts",
-        f"of {PEER}",
-        "by processor time",
-        "smallest cosine",
-    ]
-    verdict = "equal" if cosines["mesh"] >= COSINE_MIN else "**not equal**"
-    note = f"Vectors are {verdict} (cosine of {COSINE_MIN} or more) to those of {PEER} in float32."
+    judge, exact = list(workers)[-1], folder / "exact.npy"
+    progress(f"{judge} in float32, once more, to compare with")
+    workers[judge].ask(batch=best.get("batch", 0), precision="float32", save=str(exact))
+    cosines = {name: _cosine_min(folder / f"{name}.npy", exact) for name in workers}
     data = {
+        "count": len(np.load(exact)),
         "seconds": seconds,
         "cpus_s": cpus_s,
         "tried": tried,
         "best": best,
         "cosine_min": cosines,
     }
-    return table(head, rows) + "\n\n" + note, data
+    return body_of(data), data
+
+
+def body_of(data: dict[str, Any]) -> str:
+    """Return the table, and whether the vectors are equal."""
+    seconds, cpus_s, best, count = (data[key] for key in ("seconds", "cpus_s", "best", "count"))
+    base = PEER if PEER in seconds else "mesh"
+    rows = [
+        [
+            name if name == "mesh" else f"{name}, batches of {best['batch']}, {best['precision']}",
+            spread([count / second for second in took], 0),
+            spread(took, 2),
+            f"{middle(seconds[base]) / middle(took):.2f}",
+            f"{middle(cpus_s[base]) / middle(cpus_s[name]):.2f}",
+            f"{data['cosine_min'][name]:.5f}",
+        ]
+        for name, took in seconds.items()
+    ]
+    head = ["encoder", "texts/s", f"s for {count} texts", f"of {base}", "by processor time",
+            "smallest cosine"]  # fmt: skip
+    verdict = "equal" if data["cosine_min"]["mesh"] >= COSINE_MIN else "**not equal**"
+    note = f"Vectors are {verdict} (cosine of {COSINE_MIN} or more) to those of {base} in float32."
+    return f"{table(head, rows)}\n\n{note}"
 
 
 def _best(theirs: Worker) -> tuple[dict[str, Any], dict[str, float]]:
@@ -169,7 +170,8 @@ def _best(theirs: Worker) -> tuple[dict[str, Any], dict[str, float]]:
     return {"precision": precision, "batch": batch}, shown
 
 
-def _cosine_min(a: np.ndarray, b: np.ndarray) -> float:
+def _cosine_min(one: Path, other: Path) -> float:
+    a, b = np.load(one), np.load(other)
     cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return float(cosines.min())
 

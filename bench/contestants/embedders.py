@@ -51,7 +51,7 @@ def main(kind: str, folder: str, file: str) -> None:
         if precision not in encoders:
             encoders[precision] = opened(folder, precision)
             encoders[precision](texts[:64], 32)  # warm-up
-        given = texts[:: len(texts) // asked["count"]] if "count" in asked else texts
+        given = texts[:: max(1, len(texts) // asked["count"])] if "count" in asked else texts
         began_s, before_s = time.perf_counter(), time.process_time()
         vectors = encoders[precision](given, asked["batch"])
         seconds, cpu_s = time.perf_counter() - began_s, time.process_time() - before_s
