@@ -1,6 +1,6 @@
 """Installs the peers that `bench` compares with, each into an environment of its own.
 
-    python -m bench.peers [mosec litserve bentoml ray embedding]
+    python -m bench.peers [mosec litserve bentoml ray embedding llamacpp llamacpp-rpc]
 
 Shell: pip only, pinned, into `~/.cache/mesh/bench/NAME`. A peer that cannot be installed is
 named and left out; the benches say so too.
@@ -8,6 +8,7 @@ named and left out; the benches say so too.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -24,7 +25,11 @@ PINNED = {
     "embedding": ("sentence-transformers==6.2.0", "torch==2.13.0", "transformers==5.23.0"),
     # Comes as source: pip compiles it for the processor at hand, in a few minutes.
     "llamacpp": ("llama-cpp-python==0.3.36",),
+    "llamacpp-rpc": ("llama-cpp-python==0.3.36",),
 }
+# What a build is told, beside what is always so; pip would otherwise take the wheel that it made
+# for another environment.
+BUILT = {"llamacpp-rpc": {"CMAKE_ARGS": "-DGGML_RPC=ON"}}
 ALWAYS = ("numpy==2.4.6",)
 
 
@@ -40,7 +45,10 @@ def install(name: str) -> bool:
     progress(f"{name}: installing {', '.join(PINNED[name])} into {folder}")
     venv.create(folder, with_pip=True, clear=True)
     command = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--no-input"]
-    found = subprocess.run([*command, *PINNED[name], *ALWAYS], check=False)
+    environment = {**os.environ, **BUILT.get(name, {})}
+    if name in BUILT:
+        command.append("--no-cache-dir")
+    found = subprocess.run([*command, *PINNED[name], *ALWAYS], check=False, env=environment)
     if found.returncode:
         progress(f"{name}: could not be installed")
         return False

@@ -1,12 +1,14 @@
-"""Measures one language model split over three nodes beside the same model whole on one.
+"""Measures one language model split over three nodes: beside it whole, and llama.cpp's split.
 
-    python -m bench.split [--rounds 5] [--layers auto]
+    python -m bench.split [--rounds 5] [--layers auto] [--threads 2] [--rows 1,4,8,16]
 
-Shell. SmolLM2-135M-Instruct Q4_1. Whole: one node with two threads. Split: three nodes of
-one thread each, on the same two cores. Both meshes stay up and take turns. Prompts of 32
-random tokens, end tokens ignored; the figure is tokens of all sequences per second between
-the first token and the 65th: the time of 65 tokens less that of one. Medians over rounds,
-with the least and the most.
+Shell. SmolLM2-135M-Instruct Q4_1, all on the same two cores. Whole: one node with two threads.
+Split: three nodes. RPC: llama.cpp with its layers on three RPC servers of one thread each,
+asked without HTTP by a client that holds no layers. All stay up and take turns. Prompts of 32
+random tokens, end tokens ignored; a figure is tokens of all sequences per second after the
+first: the time of 65 tokens less that of one. Medians over rounds, with the least and the
+most. Processor time is that of all processes of a contestant for the same tokens: it depends
+less than the clock on what else the machine does.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench.llm import SOURCE
 from bench.report import middle, progress, publish, spread, table
-from bench.servers import PYTHON, ROOT, free_port
+from bench.servers import PYTHON, ROOT, environment_of, family, free_port
+from bench.workers import Worker
 from mesh.client import Client
+from mesh.models import sources
 
 ROWS = (1, 4, 8, 16)
-TOKENS, PROMPT = 64, 32
+TOKENS, PROMPT, LONG = 64, 32, 512
+TARGETS = {"whole": 0.85, "rpc": 2.5}  # what the split set out to reach of them at 8 sequences
+PEER = "llamacpp-rpc"
 ROLE = """
 [mesh]
 name = "bench-{name}"
@@ -92,25 +96,27 @@ class Mesh:
         )
         return time.perf_counter() - began_s
 
-    async def rate(self, rows: int, draw: random.Random) -> float:
-        """Return tokens per second of so many sequences at once."""
+    async def rate(self, rows: int, draw: random.Random) -> tuple[float, float]:
+        """Return tokens per second of so many sequences at once, and ms of processor a token."""
         prompts = [[draw.randrange(100, 40000) for _ in range(PROMPT)] for _ in range(rows)]
         first_s = await self.took_s(prompts, 1)
+        before_s = _cpu_s(self.pids())
         whole_s = await self.took_s(prompts, TOKENS + 1)
-        return rows * TOKENS / (whole_s - first_s)
+        used_s = _cpu_s(self.pids()) - before_s
+        return rows * TOKENS / (whole_s - first_s), used_s * 1e3 / (rows * TOKENS)
 
     async def prefill(self, draw: random.Random) -> float:
         """Return prompt tokens per second, to the first token."""
-        prompt = [draw.randrange(100, 40000) for _ in range(512)]
-        return 512 / await self.took_s([prompt], 1)
+        prompt = [draw.randrange(100, 40000) for _ in range(LONG)]
+        return LONG / await self.took_s([prompt], 1)
+
+    def pids(self) -> list[int]:
+        """Return its processes."""
+        return [each.pid for each in self.processes]
 
     async def engine(self) -> dict[str, Any]:
         """Return the engine's figures."""
         return dict((await self.client.get("/stats"))["roles"]["generate"]["engine"])
-
-    def resident_mb(self) -> list[int]:
-        """Return the resident memory of each node."""
-        return [psutil.Process(each.pid).memory_info().rss >> 20 for each in self.processes]
 
     def close(self) -> None:
         """End the nodes."""
@@ -119,27 +125,120 @@ class Mesh:
             process.wait()
 
 
+class Rpc:
+    """llama.cpp with its layers on RPC servers."""
+
+    def __init__(self, folder: Path, nodes: int, threads: int) -> None:
+        endpoints = [f"127.0.0.1:{free_port()}" for _ in range(nodes)]
+        path = str(sources.locate(SOURCE))
+        command = [str(environment_of(PEER)), "-m", "bench.contestants.llm_llamacpp_rpc"]
+        self._worker = Worker(
+            [*command, path, str(threads), *endpoints], ROOT, threads, folder / "rpc.txt"
+        )
+        self.close = self._worker.close
+
+    async def wait(self) -> None:
+        """Return: a worker is ready when it is there."""
+
+    async def rate(self, rows: int, draw: random.Random) -> tuple[float, float]:
+        """Return tokens per second, and milliseconds of processor a token."""
+        before_s = _cpu_s(self.pids())
+        wish = {"what": "decode", "rows": rows, "prompt": PROMPT, "tokens": TOKENS + 1}
+        found = await asyncio.to_thread(self._worker.ask, **wish)
+        used_s = _cpu_s(self.pids()) - before_s
+        return float(found["tokens_per_s"]), used_s * 1e3 / (rows * TOKENS)
+
+    async def prefill(self, draw: random.Random) -> float:
+        """Return prompt tokens per second, to the first token."""
+        found = await asyncio.to_thread(self._worker.ask, what="prefill", prompt=LONG)
+        return float(found["tokens_per_s"])
+
+    def pids(self) -> list[int]:
+        """Return its processes."""
+        return [self._worker.pid]
+
+
+def _cpu_s(pids: list[int]) -> float:
+    times = [process.cpu_times() for process in family(pids)]
+    return sum(each.user + each.system for each in times)
+
+
+def _resident_mb(pids: list[int]) -> list[int]:
+    return [process.memory_info().rss >> 20 for process in family(pids)]
+
+
+Figures = dict[str, dict[str, list[float]]]
+
+
 async def measure(
-    meshes: dict[str, Mesh], rounds: int, counts: list[int]
-) -> dict[str, dict[str, list[float]]]:
-    """Let both take turns."""
+    contestants: dict[str, Mesh | Rpc], rounds: int, counts: list[int]
+) -> tuple[Figures, Figures]:
+    """Let all take turns; return tokens per second, and milliseconds of processor a token."""
     draw = random.Random(1)
-    works = [*(f"{rows} sequences" for rows in counts), "prompt of 512"]
-    figures = {work: {name: list[float]() for name in meshes} for work in works}
+    works = [*(f"{rows} sequences" for rows in counts), f"prompt of {LONG}"]
+    rates: Figures = {work: {name: [] for name in contestants} for work in works}
+    costs: Figures = {work: {name: [] for name in contestants} for work in works[:-1]}
     for turn in range(rounds + 1):
-        order = list(meshes) if turn % 2 else list(meshes)[::-1]
-        for work in works:
+        order = list(contestants) if turn % 2 else list(contestants)[::-1]
+        for rows, work in zip([*counts, 0], works, strict=True):
             for name in order:
-                rows = 0 if work.startswith("prompt") else int(work.split()[0])
-                mesh = meshes[name]
-                found = await (mesh.rate(rows, draw) if rows else mesh.prefill(draw))
+                one = contestants[name]
+                rate, cost = await one.rate(rows, draw) if rows else (await one.prefill(draw), 0)
                 if turn:  # the first is for warming up
-                    figures[work][name].append(found)
+                    rates[work][name].append(rate)
+                if turn and rows:
+                    costs[work][name].append(cost)
         shown = {
-            work: {n: round(v[-1]) for n, v in each.items() if v} for work, each in figures.items()
+            work: {n: round(v[-1]) for n, v in each.items() if v} for work, each in rates.items()
         }
         progress(f"round {turn}: {shown}")
-    return figures
+    return rates, costs
+
+
+def _open(stack: ExitStack, folder: Path, layers: str, threads: int) -> dict[str, Mesh | Rpc]:
+    """Start the contestants; close them with the stack."""
+    found: dict[str, Mesh | Rpc] = {
+        "whole": Mesh("whole", folder / "whole", 1, 2, ""),
+        "split": Mesh("split", folder / "split", 3, threads, layers),
+    }
+    if environment_of(PEER) is None:
+        progress(f"{PEER}: not installed; python -m bench.peers {PEER}")
+    else:
+        found["rpc"] = Rpc(folder, 3, 1)
+    for each in found.values():
+        stack.callback(each.close)
+    return found
+
+
+def _table(rates: Figures, costs: Figures, names: list[str]) -> str:
+    others = [name for name in names if name != "split"]
+    rows = []
+    for work, each in rates.items():
+        ratios = [_ratio(work, each, other) for other in others]
+        rows.append([work, *(spread(each[name]) for name in names), *ratios])
+    head = ["", *names, *(f"split / {other}" for other in others)]
+    used = [
+        [work, *(f"{middle(each[name]):.1f}" for name in names)] for work, each in costs.items()
+    ]
+    return table(head, rows) + "\n\n" + table(["ms of processor a token", *names], used)
+
+
+def _ratio(work: str, each: dict[str, list[float]], other: str) -> str:
+    found = f"{middle(each['split']) / middle(each[other]):.2f}"
+    return f"{found} (wanted {TARGETS[other]})" if work.startswith("8 ") else found
+
+
+def _words(engine: dict[str, Any], memory: dict[str, list[int]]) -> list[str]:
+    """Return what is told beside the tables."""
+    parts, names = engine["chain"]["nodes"], ("own_ms", "round_ms", "compute_ms", "wait_ms")
+    hops = len(parts)
+    return [
+        f"Layers: {[each['layers'] for each in parts]}; "
+        f"bytes {[each.get('bytes') for each in parts]}",
+        f"Resident MB per process: {memory}",
+        f"A step of the split, ms: { ({name: engine[name] for name in names}) }, and {hops} hops"
+        f" of {engine['hop_ms']} each; modes chosen {engine['lanes_chosen']}",
+    ]
 
 
 async def main() -> int:
@@ -147,44 +246,23 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", default='"auto"')
+    parser.add_argument("--threads", type=int, default=2, help="of each node of the split")
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        meshes = {
-            "whole": Mesh("whole", Path(folder) / "whole", 1, 2, ""),
-            "split": Mesh("split", Path(folder) / "split", 3, 1, chosen.layers),
-        }
-        for mesh in meshes.values():
-            stack.callback(mesh.close)
-        for mesh in meshes.values():
-            await mesh.wait()
-        await asyncio.sleep(2)
-        figures = await measure(
-            meshes, chosen.rounds, [int(each) for each in chosen.rows.split(",")]
-        )
-        engine = await meshes["split"].engine()
-        memory = {name: mesh.resident_mb() for name, mesh in meshes.items()}
-        for mesh in meshes.values():
+        contestants = _open(stack, Path(folder), chosen.layers, chosen.threads)
+        for each in contestants.values():
+            await each.wait()
+        counts = [int(each) for each in chosen.rows.split(",")]
+        rates, costs = await measure(contestants, chosen.rounds, counts)
+        memory = {name: _resident_mb(each.pids()) for name, each in contestants.items()}
+        meshes = [each for each in contestants.values() if isinstance(each, Mesh)]
+        engine = await meshes[1].engine()
+        for mesh in meshes:
             await mesh.client.aclose()
-    rows = [
-        [
-            work,
-            *(spread(each[name]) for name in each),
-            f"{middle(each['split']) / middle(each['whole']):.2f}",
-        ]
-        for work, each in figures.items()
-    ]
-    names = ("round_ms", "compute_ms", "wait_ms", "hop_ms")
-    notes = [
-        table(["", *meshes, "split / whole"], rows),
-        f"Layers: {[each['layers'] for each in engine['chain']['nodes']]}; "
-        f"bytes {[each.get('bytes') for each in engine['chain']['nodes']]}",
-        f"Resident MB per node: {memory}",
-        f"A step of the split: { ({name: engine[name] for name in names}) }",
-    ]
-    publish(
-        "split", "One language model on three nodes, tokens per second", "\n\n".join(notes), figures
-    )
+    notes = [_table(rates, costs, list(contestants)), *_words(engine, memory)]
+    title = "One language model on three nodes, tokens per second"
+    publish("split", title, "\n\n".join(notes), {"rates": rates, "costs": costs})
     return 0
 
 

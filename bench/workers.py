@@ -31,6 +31,7 @@ class Worker:
             text=True,
         )
         self._log = log
+        self.pid = self._process.pid
         self._read()  # it says when it is loaded
 
     def ask(self, **wish: Any) -> dict[str, Any]:

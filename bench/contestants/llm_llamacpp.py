@@ -6,6 +6,8 @@ import ctypes
 import random
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import llama_cpp as llama
 import numpy as np
@@ -18,10 +20,10 @@ CONTEXT = 16 * 512
 class Model:
     """A loaded model with room for sixteen sequences."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, parameters: Any = None) -> None:
         llama.llama_backend_init()
         self.model = llama.llama_model_load_from_file(
-            path.encode(), llama.llama_model_default_params()
+            path.encode(), parameters or llama.llama_model_default_params()
         )
         wishes = llama.llama_context_default_params()
         wishes.n_ctx, wishes.n_batch, wishes.n_ubatch = CONTEXT, 512, 512
@@ -56,9 +58,8 @@ class Model:
         return int(array.argmax())
 
 
-def main() -> None:
-    """Serve the GGUF file named."""
-    model = Model(sys.argv[1], int(sys.argv[2]))
+def measuring(model: Model) -> Callable[..., dict[str, float]]:
+    """Return what measures a model."""
 
     def measure(what: str, rows: int = 1, prompt: int = 32, tokens: int = 128) -> dict[str, float]:
         model.clear()
@@ -84,7 +85,12 @@ def main() -> None:
         model.best(prompt - 1)
         return {"tokens_per_s": prompt / (time.perf_counter() - begun_s)}
 
-    answer(measure)
+    return measure
+
+
+def main() -> None:
+    """Serve the GGUF file named."""
+    answer(measuring(Model(sys.argv[1], int(sys.argv[2]))))
 
 
 if __name__ == "__main__":
