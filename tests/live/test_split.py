@@ -103,3 +103,25 @@ def test_a_stage_refuses_what_cannot_be_meant(tmp_path, fields, code):
 def test_accidents_change_no_answer(tmp_path):
     """Stages and heads are killed or stopped while eight answers stream."""
     asyncio.run(campaign(tmp_path, times=2, seed=11, heads=True))
+
+
+def test_a_slow_stage_is_replaced_by_a_spare_and_no_token_changes(tmp_path):
+    """One stage takes 50 ms more for each step: seconds later it has no part any more."""
+    path, asked = write_model(tmp_path / "model"), questions(4, tokens=240)
+
+    async def main():
+        text = topology(path, names(4), [2, 2, 2])
+        async with live.mesh(tmp_path, text, 4) as (nodes, _):
+            await live.wait_until(lambda: len(parts_of(nodes[0])) == 3)
+            calm = await answers(url(nodes[-1], ""), asked)
+            assert [part["node"] for part in parts_of(nodes[0])] == names(3)
+            (held,) = nodes[1].stages._held.values()
+            held.thread.delay_s = 0.05
+            found = await answers(url(nodes[-1], ""), asked)
+            engine = nodes[0].local.statistics()["generate"]["engine"]
+            assert found == calm
+            assert engine["recoveries"] == 1
+            assert [part["node"] for part in engine["chain"]["nodes"]] == ["n0", "n2", "n3"]
+            assert engine["chain"]["slow"].keys() == {"n1"}
+
+    asyncio.run(main())

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,16 +74,26 @@ def questions(count: int = 8, seed: int = 0, tokens: int = 300) -> list[Question
     ]
 
 
-async def answers(url: str, asked: list[Question]) -> list[str]:
+@dataclass
+class Gap:
+    """The longest time between two pieces of one answer, as its reader saw it."""
+
+    longest_s: float = 0.0
+
+
+async def answers(url: str, asked: list[Question], gap: Gap | None = None) -> list[str]:
     """Stream every answer at once; what was streamed must be what is said to be the whole."""
-    return await asyncio.gather(*(_answer(url, each) for each in asked))
+    return await asyncio.gather(*(_answer(url, each, gap or Gap()) for each in asked))
 
 
-async def _answer(url: str, asked: Question) -> str:
+async def _answer(url: str, asked: Question, gap: Gap) -> str:
     said, whole = "", ""
+    last_s = time.monotonic()
     async with Client(url, deadline_s=DEADLINE_S) as client:
         wish = {"prompt": asked.prompt, "tokens_max": asked.tokens, "ignores_ends": True}
         async for event in client.stream("say", **wish):
+            now_s = time.monotonic()
+            gap.longest_s, last_s = max(gap.longest_s, now_s - last_s), now_s
             if event.name == "token":
                 said += event.data["text"]
             elif event.name == "field":
