@@ -8,6 +8,7 @@ the background, in the order of the topology.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class LocalRoles:
         self.changed = changed
         self.loading: tuple[str, ...] = ()
         self.failed: dict[str, str] = {}
+        self._load_failures: Counter[str] = Counter()
 
     @property
     def ready(self) -> tuple[str, ...]:
@@ -251,7 +253,10 @@ class LocalRoles:
             for name, served in self._served.items()
         }
         found.update({name: {"state": "loading"} for name in self.loading})
-        found.update({name: {"state": "failed", "why": why} for name, why in self.failed.items()})
+        for name, why in self.failed.items():  # what answered before may still do
+            found[name] = {**found.get(name, {}), "state": "failed", "why": why}
+        for name, count in self._load_failures.items():
+            found.setdefault(name, {})["load_failures"] = count
         return found
 
     async def aclose(self) -> None:
@@ -293,6 +298,7 @@ class LocalRoles:
                 raise
             # Foreign code at its border: a role that cannot load must not stop the others.
             self.failed[name] = str(error) or type(error).__name__
+            self._load_failures[name] += 1
             known = isinstance(error, MeshError)
             log.error(
                 "role.load_failed",

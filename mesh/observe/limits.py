@@ -54,6 +54,7 @@ def _of_node(figures: Figures) -> Iterator[tuple[str, int]]:
 
 def _of_role(own: Figures) -> Iterator[tuple[str, int]]:
     yield from own.get("dropped", {}).items()
+    yield "load", own.get("load_failures", 0)
     yield "cache", own.get("cache", {}).get("evictions", 0)
     yield "lane", own.get("process", {}).get("restarts", 0)
     engine = own.get("engine", {})

@@ -104,6 +104,7 @@ def test_a_role_that_cannot_load_says_why_and_stops_no_other(bad, why):
     assert set(answers) == {"good"}
     assert figures["bad"]["state"] == "failed"
     assert why in figures["bad"]["why"]
+    assert 1 == figures["bad"]["load_failures"]
 
 
 def test_a_role_that_is_not_here_has_no_owner():

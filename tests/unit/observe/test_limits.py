@@ -17,6 +17,7 @@ FIGURES = {
             "total_items": 99,
         },
         "far": {"kind": "embed"},
+        "gone": {"state": "failed", "load_failures": 12},
     },
 }
 
@@ -34,6 +35,7 @@ def test_each_count_gets_its_name_and_its_role():
         ("role.cache", "embed"): 9,
         ("role.kv", "generate"): 10,
         ("role.too_large", "generate"): 11,
+        ("role.load", "gone"): 12,
     } == reached(FIGURES)
 
 
