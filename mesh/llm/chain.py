@@ -376,6 +376,8 @@ class Chain:
         return {
             "epoch": state.epoch,
             "nodes": nodes,
+            "layers": self._layers,
+            "bytes": sum(each.get("bytes", 0) for each in nodes) + self._costs.ends_bytes,
             "recoveries": state.recoveries,
             "slow": self._speeds.known(time.monotonic()),
             "why": state.why,

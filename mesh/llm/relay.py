@@ -147,6 +147,7 @@ class Relay(Engine):
     def statistics(self) -> dict[str, object]:
         """Return the engine's figures and those of the way round."""
         trip, way = self._rows_trip, self._way
+        hops = way.stages + 1 if way and way.stages else 0
         return {
             **super().statistics(),
             "epoch": way.epoch if way else None,
@@ -155,6 +156,8 @@ class Relay(Engine):
             "lanes_chosen": self._lanes.usual(),
             "under_way": len(self._flights),
             **trip.statistics(),
+            "hops": hops,
+            "hops_ms": round(hops * trip.hop_ms, 3),  # what they add to each token
             "chunk_round_ms": round(self._chunk_trip.round_ms, 3),
             **self.pauses.statistics(),
         }

@@ -56,6 +56,8 @@ def test_two_three_and_four_nodes_say_what_one_says(tmp_path):
             total = sum(part["bytes"] for part in parts)
             assert layer_bytes in (None, total)
             layer_bytes = total
+            assert sum(part["layers"][1] - part["layers"][0] for part in parts) == 6
+            assert role["engine"]["chain"]["bytes"] > total  # both ends are the head's
             assert role["engine"]["recoveries"] == 0
             assert role["engine"]["kv_blocks_used"] == 0
 

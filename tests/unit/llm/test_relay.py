@@ -302,3 +302,4 @@ def test_lanes_follow_the_number_of_speakers(ring):
     assert statistics["epoch"] == 1
     assert statistics["under_way"] == 0
     assert statistics["round_ms"] >= statistics["compute_ms"] > 0
+    assert statistics["hops"] == 3
