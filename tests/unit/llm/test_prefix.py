@@ -47,7 +47,10 @@ class Memory:
                 target |= {at: source[at] for at in range(chunk.copy.start, chunk.copy.stop)}
             self.write(chunk.id, chunk.slot, range(chunk.start, chunk.start + len(chunk.tokens)))
         for row in step.rows:
-            self.write(row.id, row.slot, [row.position])
+            if row.is_draft:  # it may prove wrong: then nobody may read it
+                self.slots[row.slot][row.position] = row.token
+            else:
+                self.write(row.id, row.slot, [row.position])
 
     def write(self, id_, slot, positions):
         tokens = self.sequences[id_].tokens()
@@ -70,9 +73,10 @@ class Memory:
         raise AssertionError("it does not end")
 
 
-def memory(slots=4, warm_max=2, budget=None, cap=512, reuse=Reuse.ALL, chunk=CHUNK):
+def memory(slots=4, warm_max=2, budget=None, cap=512, reuse=Reuse.ALL, chunk=CHUNK, drafts_max=0):
     ledger = Ledger(slots, cap, slots * cap // BLOCK if budget is None else budget, warm_max)
-    return Memory(Scheduler(ledger, chunk=chunk, rows_max=8, reuse=reuse))
+    machine = Scheduler(ledger, chunk=chunk, rows_max=8, reuse=reuse, drafts_max=drafts_max)
+    return Memory(machine)
 
 
 def sequence(id_, prompt, tokens_max=4, **wishes):
@@ -253,11 +257,14 @@ def test_a_warm_slot_beside_others_costs_no_neighbourhood(reuse):
 class Random(RuleBasedStateMachine):
     """Joining, leaving and failing in any order: nobody reads what he did not compute."""
 
-    reuse = Reuse.ALL
+    reuse, drafts_max = Reuse.ALL, 0
 
     def __init__(self):
         super().__init__()
-        self.held = memory(slots=3, warm_max=2, budget=8, cap=256, reuse=self.reuse, chunk=16)
+        self.held = memory(
+            slots=3, warm_max=2, budget=8, cap=256, reuse=self.reuse, chunk=16,
+            drafts_max=self.drafts_max,
+        )  # fmt: skip
         self.count, self.steps, self.open = 0, [], set()
 
     def note(self, actions):
@@ -312,6 +319,11 @@ class Random(RuleBasedStateMachine):
         step = self.steps.pop(0)
         asking = step.asking()
         self.note(self.held.machine.settle(step, dict.fromkeys(asking, token), asking))
+        wrong = set()
+        for row in step.rows:
+            wrong |= {row.id} if row.is_draft and row.token != token else set()
+            if row.is_draft and row.id in self.open - wrong:
+                self.note(self.held.machine.follow(row.id, token))
 
     @rule()
     def lose(self):
@@ -342,8 +354,15 @@ class Exact(Random):
     reuse = Reuse.EXACT
 
 
+class Drafted(Random):
+    """The same, with drafts that are right or wrong."""
+
+    drafts_max = 3
+
+
 TestRandom = Random.TestCase
 TestExact = Exact.TestCase
+TestDrafted = Drafted.TestCase
 
 
 def test_little_is_not_worth_a_choice_of_slots():
