@@ -312,9 +312,9 @@ class Membership:
             write = _log.debug
         write(f"member.{kind.value}", **fields)
         if kind is Kind.SUPERSEDED and self._failure and not self._failure.done():
-            why = "a later process runs or ran with the identity in it; one that is a copy, or is from"
-            rest = "before a clock was set back, must be removed: the node joins as a new member"
-            self._failure.set_exception(SetupError(f"{self._identity_path}: {why} {rest}"))
+            what = f"another process runs with the identity in {self._identity_path}"
+            rest = "if none does, a clock was ahead: remove the file to join as a new member"
+            self._failure.set_exception(SetupError(f"{what}; {rest}"))
 
     def _name_of(self, member: str) -> str:
         found = (each.facts.name for each in self.members if each.id == member)
