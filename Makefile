@@ -42,8 +42,9 @@ bench-peers: $(PINNED)   # the peers, each in an environment of its own
 chaos: $(PINNED)   ## break a mesh of real processes in every way it should survive (5 minutes)
 	@$(PY) -m tools.chaos
 
-sim: $(PINNED)   ## membership in virtual time: random worlds, a large mesh for an hour (10 minutes)
+sim: $(PINNED)   ## meshes in virtual time: random faults, a large one for an hour (15 minutes)
 	@$(PY) -m tests.sim.campaign --seeds 2000
+	@$(PY) -m tests.sim.whole.campaign --seeds 500
 	@$(PY) -m tests.sim.scale
 	@$(PY) -m tests.sim.scale --nodes 1000 --minutes 1
 

@@ -253,7 +253,9 @@ def _one(seed: int, about: str, *, is_told: bool, is_shrunk: bool) -> int:
 def _many(seeds: range, *, is_mutant: bool) -> int:
     since_s = time.perf_counter()
     seen, broken = run_campaign(
-        seeds, lambda script, why: print(f"{script}\n  {why}\n"), is_first_enough=is_mutant
+        seeds,
+        lambda script, why: print(f"{script}\n  {why}\n", flush=True),
+        is_first_enough=is_mutant,
     )
     took_s = time.perf_counter() - since_s
     print(f"{len(seeds)} worlds, {seen['events']} events in {took_s:.1f} s; broken: {broken}")
