@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from mesh.roles import custom
+    from mesh.settings.exposure import exposed
     from mesh.settings.load import load, render
 
     settings = load(options.config, environ=os.environ, overrides=options.set, kind_of=custom.find)
@@ -88,6 +89,8 @@ def _run(options: argparse.Namespace) -> int:
     from mesh.observe import logs
 
     logs.configure(settings.node.log.level)
+    for what in exposed(settings.node):
+        logs.named("mesh.settings").warning("node.exposed", what=what)
     gc.freeze()  # what start-up made lives for ever: the collector need not look at it again
     # Requests leave next to no cycles behind. At the default of 700 the collector took a tenth of
     # a small request's time, at 5000 a hundredth; more gains nothing.
