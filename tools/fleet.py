@@ -125,7 +125,10 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.asynccontextmanager
 async def running(nodes: Sequence[Node]) -> AsyncIterator[None]:
-    """Start nodes, and stop them at the end, whatever ends it."""
+    """Start nodes, and stop them at the end, whatever ends it: SIGTERM too."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         for node in nodes:
             await start(node)
@@ -133,6 +136,7 @@ async def running(nodes: Sequence[Node]) -> AsyncIterator[None]:
     finally:
         # Shielded: a second Ctrl-C must not leave processes behind.
         await asyncio.shield(stop(nodes))
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def start(node: Node) -> None:

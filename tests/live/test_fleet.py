@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 
 import pytest
 
@@ -88,6 +89,19 @@ def test_dead_node_is_reported_and_the_others_are_stopped(nodes):
             await fleet.wait_death(nodes)
 
     with pytest.raises(NodeDied, match="n1 ended with code -9"):
+        asyncio.run(scenario())
+    assert not any(is_running(node.process.pid) for node in nodes)
+
+
+def test_a_program_that_is_told_to_end_leaves_no_node(nodes):
+    """SIGTERM, as `timeout` and a service manager send it."""
+
+    async def scenario():
+        async with fleet.running(nodes):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+
+    with pytest.raises(asyncio.CancelledError):
         asyncio.run(scenario())
     assert not any(is_running(node.process.pid) for node in nodes)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import tomllib
 from datetime import UTC, datetime
@@ -52,6 +53,9 @@ def main() -> int:
         results = asyncio.run(compare(sides, plan, lambda text: console.print(text, style="dim")))
     except (NodeDied, TimeoutError) as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
+        return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        console.print("stopped, and the nodes with it", style="red")
         return 1
     show(console, results)
     path = chosen.out or Path(f"comparison_results_{datetime.now(UTC):%Y%m%d_%H%M%S}.json")
@@ -106,7 +110,7 @@ def prepare(chosen: argparse.Namespace) -> tuple[list[Side], Plan]:
     problems = [text for load in loads for text in load.problems()]
     if problems or not sides:
         raise ValueError("; ".join(problems) or f"no side has {chosen.only!r} in its name")
-    folder = Path("var/compare").absolute()
+    folder = Path(f"var/compare/{os.getpid()}").absolute()  # two may run at once
     return sides, Plan(chosen.pipeline, loads, max(1, chosen.rounds), chosen.threads, folder)
 
 
