@@ -325,6 +325,14 @@ class Random(RuleBasedStateMachine):
             if row.is_draft and row.id in self.open - wrong:
                 self.note(self.held.machine.follow(row.id, token))
 
+    @rule(count=st.integers(1, 30), token=st.integers(2, 4))
+    def go_on(self, count, token):
+        """For a while nothing else happens."""
+        for _ in range(count):
+            self.begin(3)
+            while self.steps:
+                self.finish(token)
+
     @rule()
     def lose(self):
         """A way that is lost takes all memory with it."""
