@@ -17,8 +17,9 @@ from mesh.api import answer, events, intake
 from mesh.api.parts import PARTS, Parts
 from mesh.api.whole import Whole
 from mesh.errors import MeshError, NotFound
-from mesh.flow.pipeline import Cancellable, FieldReady, Outcome, Tell, TokenPiece
+from mesh.flow.pipeline import FieldReady, Outcome, Tell, TokenPiece
 from mesh.gossip.member import Member, Status
+from mesh.net.serving import Cancellable
 from mesh.observe.traces import Trace
 from mesh.policy.request import Request
 from mesh.wire.messages import Fields

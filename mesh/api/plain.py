@@ -20,7 +20,8 @@ from mesh.api.native import Door, Taken, count_failure, take, told
 from mesh.api.parts import Parts
 from mesh.api.whole import spelled, whole
 from mesh.errors import MeshError
-from mesh.flow.pipeline import Cancellable, Outcome
+from mesh.flow.pipeline import Outcome
+from mesh.net.serving import Cancellable
 from mesh.policy.request import Priority
 from mesh.wire.messages import Fields
 

@@ -12,12 +12,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from mesh.errors import MeshError, NotFound, RoleError
 from mesh.flow.router import Answered, Router
+from mesh.net.serving import Cancellable
 from mesh.policy.deadline import exceeded
 from mesh.policy.plan import Graph, Plan
 from mesh.policy.request import Request
@@ -54,13 +55,6 @@ class Outcome(msgspec.Struct, frozen=True):
 
 Event = FieldReady | TokenPiece | Outcome
 Tell = Callable[[Outcome | MeshError], None]
-
-
-class Cancellable(Protocol):
-    """A request that has begun."""
-
-    def cancel(self) -> None:
-        """Give it up; nothing is told any more."""
 
 
 class Pipelines:

@@ -27,7 +27,7 @@ Tell = Callable[[Answer | MeshError], None]
 
 
 class Cancellable(Protocol):
-    """A call that a handler has begun."""
+    """A call or a request that has begun."""
 
     def cancel(self) -> None:
         """Give it up; nothing is told any more."""
