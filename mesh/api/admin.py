@@ -12,7 +12,7 @@ import ipaddress
 
 from aiohttp import web
 
-from mesh.api import answer
+from mesh.api import answer, intake
 from mesh.api.parts import PARTS
 from mesh.errors import BadRequest, Forbidden
 
@@ -32,8 +32,9 @@ async def post_topology(request: web.Request) -> web.Response:
     """Take on a topology text with a higher epoch; gossip brings it to the others."""
     parts = request.app[PARTS]
     _check_may(request)
+    raw = await intake.raw_of(request, intake.request_of(request).deadline_s)
     try:
-        text = (await request.read()).decode()
+        text = raw.decode()
     except UnicodeDecodeError as error:
         raise BadRequest(f"a topology is UTF-8: {error}") from error
     is_new = await parts.takeover.offer(text, "POST /admin/topology")

@@ -35,6 +35,22 @@ def test_a_head_beyond_the_parsers_limits_is_refused(tmp_path):
     asyncio.run(main())
 
 
+def test_a_body_that_never_ends_costs_its_deadline(tmp_path):
+    """A connection held by half a body is a connection less for others."""
+
+    async def main():
+        async with mesh(tmp_path, ALONE, 1) as ((node,), _):
+            host, port = node.http_address.split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            head = b"POST /admin/topology HTTP/1.1\r\nHost: localhost\r\nX-Deadline-Ms: 50\r\n"
+            writer.write(head + b"Content-Length: 9\r\n\r\n{")
+            async with asyncio.timeout(5.0):
+                assert b"HTTP/1.1 504 Gateway Timeout\r\n" == await reader.readline()
+            writer.close()
+
+    asyncio.run(main())
+
+
 def test_an_idle_connection_is_kept_as_long_as_said(tmp_path, monkeypatch):
     monkeypatch.setattr(app, "KEEPALIVE_S", 0.05)
 
