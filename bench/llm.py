@@ -4,9 +4,10 @@
 
 Shell. All read the same GGUF file (SmolLM2-135M-Instruct, Q4_1) and use as many threads; all
 stay loaded and take turns, in another order each round, one warm-up each before. Greedy; prompts
-of 32 random tokens, then 128 tokens a sequence, end tokens ignored. A decoding figure is tokens
-of all sequences per second, without the prompts; a prefill figure is one prompt of 512 tokens to
-its first token. Medians over rounds, with the least and the most.
+of 32 random tokens, then 128 tokens a sequence, end tokens ignored; nobody guesses tokens, for
+that is `bench.drafts`. A decoding figure is tokens of all sequences per second, without the
+prompts; a prefill figure is one prompt of 512 tokens to its first token. Medians over rounds,
+with the least and the most.
 """
 
 from __future__ import annotations

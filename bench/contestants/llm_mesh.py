@@ -44,7 +44,8 @@ async def _prefill(engine: Engine, prompt: int) -> dict[str, float]:
 def main() -> None:
     """Serve the GGUF file named."""
     path, threads = Path(sys.argv[1]), int(sys.argv[2])
-    opened = open_engine(path, EngineSettings(threads=threads))
+    # Engine against engine: what drafts save is `bench.drafts`'s figure.
+    opened = open_engine(path, EngineSettings(threads=threads, drafts_max=0))
 
     def measure(what: str, rows: int = 1, prompt: int = 32, tokens: int = 128) -> dict[str, float]:
         engine = opened.engine
