@@ -33,7 +33,7 @@ def spread(values_s: Sequence[float]) -> dict[str, float]:
     ordered = sorted(value * 1000.0 for value in values_s)
     if not ordered:
         return {}
-    named = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+    named = {"median": 0.5, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
     return {
         "mean": fmean(ordered),
         **{name: percentile(ordered, share) for name, share in named.items()},

@@ -33,6 +33,13 @@ def test_counts_add_up():
     assert 100 == sum(row["started"] for row in found["timeline"])
 
 
+def test_the_file_has_the_keys_that_its_readers_know():
+    """Those of earlier load tests, whose scripts read `benchmark_results.json`."""
+    found = summarize(Load(requests=4), [sample(n, node="n0") for n in range(4)], 1.0)
+    assert {"mean", "median", "p50", "p95", "p99", "min", "max", "std"} <= found["latency"].keys()
+    assert {"total_time", "throughput", "node_distribution"} <= found.keys()
+
+
 def test_latency_counts_from_the_intended_start():
     """A request that this program could not send in time has waited all the same."""
     found = summarize(Load(rate=100.0, seconds=1.0), [sample(0, latency_s=3.0, lag_s=2.9)], 1.0)
