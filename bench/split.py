@@ -1,10 +1,10 @@
 """Measures one language model split over three nodes: beside it whole, and llama.cpp's split.
 
-    python -m bench.split [--rounds 5] [--layers auto] [--threads 2] [--rows 1,4,8,16]
+    python -m bench.split [--rounds 5] [--layers auto] [--threads 1] [--rows 1,4,8,16]
 
 Shell. SmolLM2-135M-Instruct Q4_1, all on the same two cores. Whole: one node with two threads.
-Split: three nodes. RPC: llama.cpp with its layers on three RPC servers of one thread each,
-asked without HTTP by a client that holds no layers. All stay up and take turns. Prompts of 32
+Split: three nodes of one thread each. RPC: llama.cpp with its layers on three RPC servers of
+one thread each, asked without HTTP by a client that holds none. All take turns. Prompts of 32
 random tokens, end tokens ignored; a figure is tokens of all sequences per second after the
 first: the time of 65 tokens less that of one. Medians over rounds, with the least and the
 most. Processor time is that of all processes of a contestant for the same tokens: it depends
@@ -246,7 +246,7 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", default='"auto"')
-    parser.add_argument("--threads", type=int, default=2, help="of each node of the split")
+    parser.add_argument("--threads", type=int, default=1, help="of each node of the split")
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
