@@ -73,7 +73,9 @@ async def _answer(opened: Opened, asks: list[Ask]) -> dict[str, object]:
 def main() -> None:
     """Serve the GGUF file named."""
     path, threads, drafts_max = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    opened = open_engine(path, EngineSettings(threads=threads, drafts_max=drafts_max))
+    # "exact": what prompts share is else read in pieces that depend on who came when, and rounds.
+    settings = EngineSettings(threads=threads, drafts_max=drafts_max, reuse="exact")
+    opened = open_engine(path, settings)
 
     def measure(what: str, rows: int, temperature: float, turn: int) -> dict[str, object]:
         asks = [
