@@ -31,7 +31,7 @@ from tools.loadgen.machine import environment
 from tools.loadgen.plan import Load
 from tools.loadgen.summary import is_thin
 
-TABLE_WIDTH = 160  # a table that is cut is worse than one that a narrow terminal folds
+TABLE_WIDTH = 190  # a table that is cut is worse than one that a narrow terminal folds
 EXAMPLES = """examples:
   python -m tools.compare
   python -m tools.compare --requests 64 --concurrent 1,8 --rounds 3
@@ -119,7 +119,7 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
     table = Table(title="Measured in this run", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("side", no_wrap=True)
     for title in ("at once", "answers/s", "min-max", "of", "p50 ms", "p95 ms", "p99 ms",
-                  "failed", "memory MB", "CPU ms/req", "edge kB/req", "equal"):  # fmt: skip
+                  "failed", "memory MB", "CPU ms", "edge kB", "equal"):  # fmt: skip
         table.add_column(title, justify="right", no_wrap=True)
     for one in results:
         latency = one["latency"] or dict.fromkeys(("median", "p95", "p99"), 0.0)
@@ -141,7 +141,7 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
     console.print(table)
     console.print(
         "of: answers/s against the same load of 'distributed', or of the search without hedging; "
-        "memory: of each node; equal: answers as the first side gave them",
+        "memory: of each node; CPU, edge: a request; equal: answers as the first side gave them",
         style="dim",
     )
     for one in results:
