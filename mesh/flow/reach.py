@@ -154,27 +154,31 @@ class Reach:
     ) -> AsyncGenerator[Piece | Answered, None]:
         """Call a role at one node for pieces; the last part is `Answered`."""
         edge = self.edge(role, endpoint.address)
-        began_s = self._clock()
+        began_s, has_begun = self._clock(), False
         edge.sent(began_s)
         try:
             async with aclosing(self._open(role, endpoint, fields, request, attempt)) as parts:  # type: ignore[type-var]
                 async for part in parts:
                     if isinstance(part, Answer):
                         break
+                    if not has_begun:
+                        has_begun = True
+                        edge.began()
                     yield part
                 else:
                     raise RoleError(f"role {role!r} ended its stream without an answer", role=role)
         except MeshError as error:
-            self.failed(edge, error, began_s)
+            self.failed(edge, error, began_s, has_begun=has_begun)
             raise
         except BaseException:
-            self.abandoned(edge, began_s)
+            self.abandoned(edge, began_s, has_begun=has_begun)
             raise
         timing = part.timing
         total_ms = (self._clock() - began_s) * 1000.0
         rest_ms = max(0.0, total_ms - timing.queued_ms - timing.ran_ms)
         network_ms = 0.0 if endpoint.is_self else rest_ms
-        yield self.answered(edge, endpoint, part, network_ms, attempt, began_s)
+        how = (part, network_ms, attempt, began_s)
+        yield self.answered(edge, endpoint, *how, has_begun=has_begun)
 
     def _open(
         self, role: str, endpoint: Endpoint, fields: Fields, request: Request, attempt: int
@@ -198,15 +202,17 @@ class Reach:
             wants_pieces=wants_pieces,
         )
 
-    def failed(self, edge: Edge, error: MeshError, began_s: float) -> None:
+    def failed(
+        self, edge: Edge, error: MeshError, began_s: float, *, has_begun: bool = False
+    ) -> None:
         """Note a call that ended in an error."""
         now_s = self._clock()
-        edge.failed(error, now_s, now_s - began_s, self._rng)
+        edge.failed(error, now_s, now_s - began_s, self._rng, has_begun=has_begun)
 
-    def abandoned(self, edge: Edge, began_s: float) -> None:
+    def abandoned(self, edge: Edge, began_s: float, *, has_begun: bool = False) -> None:
         """Note a call that we gave up."""
         now_s = self._clock()
-        edge.abandoned(now_s, now_s - began_s)
+        edge.abandoned(now_s, now_s - began_s, has_begun=has_begun)
 
     def answered(
         self,
@@ -216,10 +222,12 @@ class Reach:
         network_ms: float,
         attempt: int,
         began_s: float,
+        *,
+        has_begun: bool = False,
     ) -> Answered:
         """Note an answer, and return it with how it came about."""
         now_s, timing = self._clock(), answer.timing
-        edge.answered(now_s, now_s - began_s)
+        edge.answered(now_s, now_s - began_s, has_begun=has_begun)
         edge.view.answered(
             now_s,
             ran_ms=timing.ran_ms,

@@ -7,6 +7,10 @@ errors: or one client with bad items could close a service to all.
     CLOSED --5 failures in a row--> OPEN --after a while--> HALF_OPEN --3 successes--> CLOSED
                                       ^------one failure-------'
 
+A stream succeeds with its first piece, so that long ones do not keep others waiting; what
+broke before in a row is forgotten only when one has ended well, else a node that breaks every
+stream in its midst would never be left alone.
+
 An open breaker is this door's view only; it is never gossiped as a death.
 """
 
@@ -70,14 +74,20 @@ class Breaker:
         if self.state is _HALF_OPEN:
             self._probes += 1
 
+    def began(self) -> None:
+        """Note the first piece of an answer: who is tried has passed."""
+        if self.state is _HALF_OPEN:
+            self._passed()
+
+    def ended(self) -> None:
+        """Note the good end of a call whose first piece was noted."""
+        self._failures = 0
+
     def succeeded(self) -> None:
-        """Note that a call was answered."""
+        """Note that a call was answered at once and whole."""
         self._failures = 0
         if self.state is _HALF_OPEN:
-            self._probes = max(0, self._probes - 1)
-            self._successes += 1
-            if self._successes >= SUCCESSES_MIN:
-                self.state, self._open_s = _CLOSED, OPEN_S
+            self._passed()
 
     def failed(self, now_s: float, rng: Random) -> None:
         """Note that the node or the way to it failed."""
@@ -92,6 +102,12 @@ class Breaker:
         """Note that a call ended without telling anything of the node."""
         if self.state is _HALF_OPEN:
             self._probes = max(0, self._probes - 1)
+
+    def _passed(self) -> None:
+        self._probes = max(0, self._probes - 1)
+        self._successes += 1
+        if self._successes >= SUCCESSES_MIN:
+            self.state, self._open_s, self._failures = _CLOSED, OPEN_S, 0
 
     def check(self) -> None:
         """Assert every invariant."""

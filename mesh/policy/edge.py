@@ -49,32 +49,45 @@ class Edge:
         self.view.in_flight += 1
         self.breaker.sent(now_s)
 
-    def answered(self, now_s: float, took_s: float) -> None:
+    def began(self) -> None:
+        """Note the first piece of an answer; what ends the call is told that it was noted."""
+        self.breaker.began()
+
+    def answered(self, now_s: float, took_s: float, *, has_begun: bool = False) -> None:
         """Note an answer; `view.answered` learns from what is in it."""
         self.view.in_flight -= 1
-        self.breaker.succeeded()
+        self._reached(has_begun)
         self._sample(took_s)
         if self._fault_share:
             self._record(now_s, 0.0)
 
-    def failed(self, error: MeshError, now_s: float, took_s: float, rng: Random) -> None:
+    def failed(
+        self,
+        error: MeshError,
+        now_s: float,
+        took_s: float,
+        rng: Random,
+        *,
+        has_begun: bool = False,
+    ) -> None:
         """Note a call that ended in an error."""
         self.view.in_flight -= 1
         self.failures += 1
         if is_failure(error, took_s, self.view.call_s):
             self.breaker.failed(now_s, rng)
-        elif isinstance(error, Cancelled):
+        elif not isinstance(error, Cancelled):
+            self._reached(has_begun)
+        elif not has_begun:
             self.breaker.abandoned()
-        else:
-            self.breaker.succeeded()
         if isinstance(error, RoleError):
             self._record(now_s, 1.0)
 
-    def abandoned(self, now_s: float, took_s: float) -> None:
+    def abandoned(self, now_s: float, took_s: float, *, has_begun: bool = False) -> None:
         """Note a call that we gave up: it would have taken longer than this."""
         self.view.in_flight -= 1
         self.view.lagged(now_s, took_s)
-        self.breaker.abandoned()
+        if not has_begun:
+            self.breaker.abandoned()
 
     def p95_s(self) -> float | None:
         """Return the time that one call in twenty exceeds; None until enough are known."""
@@ -91,6 +104,12 @@ class Edge:
             return None
         fading: float = 0.5 ** ((now_s - self._fault_at_s) / FAULT_HALF_S)
         return self._fault_share * fading
+
+    def _reached(self, has_begun: bool) -> None:
+        if has_begun:
+            self.breaker.ended()
+        else:
+            self.breaker.succeeded()
 
     def _sample(self, took_s: float) -> None:
         self._fresh += 1

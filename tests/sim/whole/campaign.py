@@ -39,7 +39,7 @@ QUIET_S = 16.0  # longer than any client waits
 MUST_HAPPEN = {  # what a campaign must have seen, so that its silence means something
     *(f"fault.{fault}" for fault in FAULTS),
     *("call.first", "call.hedge", "call.doubt", "call.failover", "call.retry"),
-    *("breaker.open", "breaker.half-open", "breaker.closed"),
+    *("breaker.open", "breaker.half-open", "breaker.closed", "breaker.piece"),
     *("ask.done", "ask.gone", "doors changed", "twins agreed", "doubts changed"),
     *("met.connection_lost", "met.unreachable", "call.given up", "queue.overloaded"),
     *("streams resumed", "kept answers", "joined requests", "refused doors", "met.no_owner"),

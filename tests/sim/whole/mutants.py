@@ -132,6 +132,20 @@ def _lets_a_crowd_pass(original: Any) -> Any:
     return allows
 
 
+def _counts_no_pieces(breaker: Breaker) -> None:
+    pass
+
+
+def _counts_streams_twice(original: Any) -> Any:
+    succeeded = Breaker.succeeded  # as it is before it is watched
+
+    def ended(breaker: Breaker) -> None:
+        original(breaker)
+        succeeded(breaker)
+
+    return ended
+
+
 def _turns_the_ring(original: Any) -> Any:
     def owners(ring: Ring, key: Any, count: int = 1) -> Any:
         found = original(ring, key, len(ring))
@@ -252,6 +266,8 @@ MUTANTS: dict[str, tuple[int, Trap]] = {  # with a seed that has caught it
     "never doubts": (6, _instead(Doubts, "raise_at", _never_doubts)),
     "lets a crowd pass": (7, _wrapped(Breaker, "allows", _lets_a_crowd_pass)),
     "never opens": (7, _instead(Breaker, "failed", _never_opens)),
+    "counts no pieces": (7, _instead(Breaker, "began", _counts_no_pieces)),
+    "counts streams twice": (11, _wrapped(Breaker, "ended", _counts_streams_twice)),
     "turns the ring": (0, _wrapped(Ring, "owners", _turns_the_ring)),
     "forgets answers": (0, _instead(once.Once, "_run_first", _forgets_answers)),
     "joins nobody": (0, _instead(SingleFlight, "join", _joins_nobody)),

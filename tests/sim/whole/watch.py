@@ -37,6 +37,7 @@ from mesh.policy.budget import (
     RETRY_SHARE,
     TOKENS_MAX,
 )
+from mesh.wire.messages import Piece
 from tests.sim.whole.loops import HostLoop
 
 if TYPE_CHECKING:
@@ -222,6 +223,16 @@ class Watch:
                 switch.state = CLOSED
                 self.world.counts["breaker.closed"] += 1
 
+    def first_piece(self, breaker: Breaker) -> None:
+        """Note that a stream has begun: as good as an answer to whoever tries a node."""
+        if self._switch(breaker).state == HALF_OPEN:
+            self.succeeded(breaker)
+            self.world.counts["breaker.piece"] += 1
+
+    def ended(self, breaker: Breaker) -> None:
+        """Note the good end of a stream that has begun."""
+        self._switch(breaker).failures = 0
+
     def abandoned(self, breaker: Breaker) -> None:
         """Note a call that says nothing."""
         switch = self._switch(breaker)
@@ -241,6 +252,7 @@ def watched(stack: ExitStack) -> None:
     wrap(Breaker, "sent", _breaker("sent"))
     wrap(Breaker, "failed", _breaker("failed"))
     wrap(Breaker, "succeeded", _breaker("succeeded"))
+    wrap(Breaker, "ended", _breaker("ended"))
     wrap(Breaker, "abandoned", _breaker("abandoned"))
     wrap(BatchFormer, "submit", _submit)
     wrap(Admission, "__enter__", _enter)
@@ -276,6 +288,9 @@ def _reach_stream(original: Any) -> Any:
             async with aclosing(parts):
                 async for part in parts:
                     attempt.pieces += 1
+                    if attempt.pieces == 1 and isinstance(part, Piece):
+                        breaker = reach.edge(role, endpoint.address).breaker
+                        process.world.watch.first_piece(breaker)
                     yield part
         except BaseException as error:
             attempt.error = error

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from mesh.errors import ConnectionLost
+from mesh.errors import ConnectionLost, Unreachable
 from mesh.flow import router
 from mesh.gossip.member import Status
 from mesh.roles.base import Piece, StreamRole, Whole
@@ -130,6 +130,26 @@ def test_a_silent_node_is_left_after_a_moment_of_doubt(cause):
     parts, ended_s = run_virtual(scenario())
     assert [*"abcdef", "abcdef"] == [part.fields["text"] for part in parts]
     assert 2.0 < ended_s <= 2.0 + router.QUIET_LOOK_S + 0.5 + 0.3 + 1e-6
+
+
+def test_long_streams_do_not_wait_for_each_other_at_a_node_that_is_back():
+    """Each first piece lets the next one try, and the third opens the way to all."""
+
+    async def scenario():
+        made = world(nodes=("n1",))
+        made.network.faults["n1:1"] = Fault(before=Unreachable())
+        for _ in range(5):
+            with pytest.raises(Unreachable):
+                await streamed(made)
+        made.network.faults.clear()
+        began_s = asyncio.get_running_loop().time()
+        await asyncio.gather(*(streamed(made, "a" * 50) for _ in range(8)))
+        edge = made["n0"].router.statistics()["edges"]["r"]["n1:1"]
+        return asyncio.get_running_loop().time() - began_s, edge["breaker"], edge["in_flight"]
+
+    took_s, state, in_flight = run_virtual(scenario())
+    assert took_s <= 1.2 + 3 * 0.15 + 5.0  # the pause, three tries, and a stream of five seconds
+    assert (state, in_flight) == ("closed", 0)
 
 
 def test_a_suspect_that_goes_on_answering_keeps_its_stream():

@@ -54,11 +54,34 @@ def test_calls_in_flight_return_to_zero():
         lambda: made.answered(0.0, 0.1),
         lambda: made.failed(Cancelled(), 0.0, 0.1, RNG),
         lambda: made.abandoned(0.0, 0.1),
+        lambda: made.answered(0.0, 0.1, has_begun=True),
+        lambda: made.failed(Cancelled(), 0.0, 0.1, RNG, has_begun=True),
+        lambda: made.failed(RoleError(), 0.0, 0.1, RNG, has_begun=True),
+        lambda: made.abandoned(0.0, 0.1, has_begun=True),
     ):
         made.sent(0.0)
         assert made.view.in_flight == 1
         end()
         assert made.view.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda made: made.answered(2.0, 0.1, has_begun=True),
+        lambda made: made.failed(Cancelled(), 2.0, 0.1, RNG, has_begun=True),
+        lambda made: made.failed(RoleError(), 2.0, 0.1, RNG, has_begun=True),
+        lambda made: made.abandoned(2.0, 0.1, has_begun=True),
+    ],
+)
+def test_a_stream_that_has_passed_makes_no_room_at_its_end(end):
+    """However it ends: the one that tries now is another."""
+    made = edge(lost=5)
+    made.sent(2.0)
+    made.began()
+    made.sent(2.0)
+    end(made)
+    assert fit([made], 2.0) == []
 
 
 def test_the_p95_needs_samples_and_forgets_old_ones():
