@@ -25,6 +25,7 @@ QUESTION = "Context:\n{context}\n\nQuestion: {query}\n\nAnswer:"
 PREFIX = "Answer:"  # models that do as SYSTEM says begin so; readers need not see it
 _FIELD = re.compile(r"\{context\}|\{query\}")
 STOPS_MAX = 16  # strings per request; OpenAI takes 4
+LOOKED_AT = 8  # characters per token that fits; ordinary text has 4
 
 
 class Generate(StreamRole):
@@ -210,12 +211,10 @@ class Generate(StreamRole):
         from mesh.llm.engine import Ask
 
         prompt = tuple(self._prompt(item))
+        self._refuse_longer(len(prompt))
         room = self.opened.context - len(prompt)
         if not prompt:
             raise Unprocessable("prompt: expected at least one token", param="prompt")
-        if room < 1:
-            limit = self.opened.context
-            raise TooLarge(f"a prompt of {len(prompt)} tokens; expected 1 to {limit - 1}")
         stops = self._given(item, "stop")
         if len(stops) > STOPS_MAX or not all(isinstance(stop, str) for stop in stops):
             raise Unprocessable(f"stop: expected up to {STOPS_MAX} strings", param="stop")
@@ -253,11 +252,12 @@ class Generate(StreamRole):
         tokenizer = self.opened.tokenizer
         prompt = item.get("prompt")
         if isinstance(prompt, list):
+            self._refuse_longer(len(prompt))
             return _tokens(prompt, self.opened.architecture.vocabulary)
         if prompt is None and item.get("text") is not None and not tokenizer.template:
             prompt = item["text"]
         if prompt is not None:
-            return tokenizer.encode(prompt)  # type: ignore[no-any-return]
+            return self._encoded(prompt)
         if item.get("messages") is not None:
             messages = _checked(item["messages"])
         elif item.get("text") is not None:
@@ -266,7 +266,27 @@ class Generate(StreamRole):
             messages = self._question(item["query"], item.get("documents") or [])
         else:
             raise Unprocessable("expected one of query, prompt, messages, text")
-        return tokenizer.encode(tokenizer.chat(messages), is_chat=True)  # type: ignore[no-any-return]
+        return self._encoded(tokenizer.chat(messages), is_chat=True)
+
+    def _refuse_longer(self, tokens: int) -> None:
+        limit = self.opened.context - 1  # one is left for an answer
+        if tokens > limit:
+            raise TooLarge(f"a prompt of {tokens} tokens; expected 1 to {limit}")
+
+    def _encoded(self, text: str, *, is_chat: bool = False) -> list[int]:
+        """Return a text's tokens.
+
+        Of a long one the beginning is tried first: the loop waits meanwhile, and over megabytes
+        so long that other nodes take this one for dead.
+        """
+        encode, limit = self.opened.tokenizer.encode, self.opened.context
+        size = LOOKED_AT * limit
+        while size < len(text):
+            if len(encode(text[:size], is_chat=is_chat)) > limit + limit // 2:  # the cut costs less
+                what = f"a prompt of {len(text)} characters"
+                raise TooLarge(f"{what}; expected 1 to {limit - 1} tokens")
+            size *= 4
+        return encode(text, is_chat=is_chat)  # type: ignore[no-any-return]
 
     def _question(self, query: str, documents: Sequence[Any]) -> list[dict[str, str]]:
         options = self.context.options

@@ -139,6 +139,22 @@ def test_what_is_wrong_with_an_item_is_said(role, item, error, words):
         answer(role, item)
 
 
+def test_of_a_far_too_long_prompt_only_the_beginning_is_cut_up(role, monkeypatch):
+    """Cutting up megabytes would hold the loop until other nodes take this one for dead."""
+    seen, encode = [], type(role.opened.tokenizer).encode
+
+    def watched(self, text, *, is_chat=False):
+        seen.append(len(text))
+        return encode(self, text, is_chat=is_chat)
+
+    monkeypatch.setattr(type(role.opened.tokenizer), "encode", watched)
+    with pytest.raises(TooLarge, match="1000000 characters; expected 1 to 191 tokens"):
+        answer(role, {"prompt": "x" * 1_000_000})
+    assert seen == [8 * 192]
+    with pytest.raises(TooLarge, match="tokens; expected 1 to 191"):
+        answer(role, {"prompt": [-1] * 192})  # counted before each is looked at
+
+
 def test_leaving_the_stream_frees_what_it_held(role):
     async def leave():
         async with aclosing(role.stream({"prompt": "hello", "tokens_max": 150}, request())) as said:
