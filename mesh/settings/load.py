@@ -8,6 +8,7 @@ is wrong is reported at once, as one `SetupError`.
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ def load(
         environ: variables that start with `MESH__` override fields.
         overrides: "listen.http=…" from the command line.
         kind_of: tells the class of a role's kind and raises `SetupError` where there is
-            none; without it roles are not compared with their classes.
+            none; without it roles are not compared with their classes. With it, the folder
+            of the topology is on the Python path from then on: such classes may lie there.
 
     Raises:
         SetupError: with every problem of both files.
@@ -99,6 +101,8 @@ def load(
     if not isinstance(topology_path, str):
         report.raise_any()
     place = _base(path, layers, "topology") / Path(str(topology_path)).expanduser()
+    if kind_of:
+        _find_beside(place)
     topology, text, topology_file = _load_topology(place, own_name, kind_of, report)
     report.raise_any()
     origins = {key: layers.source_of(key).name for key, _ in _leaves(layers.tree)}
@@ -211,6 +215,13 @@ def _lay_text(layers: _Layers, key: str, text: str, source: Source, report: Repo
             is_list = "tuple" in str(info.type)
             value = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
     layers.lay(key, value, source)
+
+
+def _find_beside(topology: Path) -> None:
+    """Let classes that a topology names be found in its folder, after all other places."""
+    folder = os.path.abspath(topology.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def _base(path: Path, layers: _Layers, key: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,18 @@ def test_class_of_a_role_elsewhere_need_not_be_here(files):
     topology = TOPOLOGY.replace("tests.support.roles:Shout", "nowhere:Nothing")
     topology = topology.replace('nodes = ["n0"]\nsleep', 'nodes = ["n1"]\nsleep')
     load(files(topology=topology), kind_of=custom.find)
+
+
+def test_a_class_may_lie_beside_the_topology(files, tmp_path, monkeypatch):
+    """Wherever the node is started; what lies elsewhere on the Python path goes first."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "lying_beside.py").write_text(
+        "from mesh.roles.base import Role\nclass Here(Role):\n"
+        "    takes, gives = {'text': str}, ('text',)\n    def run(self, batch): return batch\n"
+    )
+    topology = TOPOLOGY.replace("tests.support.roles:Shout", "lying_beside:Here")
+    load(files(topology=topology.replace("sleep_s = 0.5", "")), kind_of=custom.find)
+    assert str(tmp_path) == sys.path[-1]
 
 
 ADDRESSES = [
