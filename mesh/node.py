@@ -13,7 +13,7 @@ import random
 import signal
 import time
 
-from mesh.api import app, takes
+from mesh.api import app, lines, takes
 from mesh.api.figures import Figures
 from mesh.api.parts import Parts
 from mesh.errors import SetupError
@@ -277,6 +277,7 @@ class Node:
             log=logs.named("mesh.door", node=self.settings.name),
         )
         self._site = app.Doors(app.build(parts))
+        lines.serve(parts, self.peers)
 
     def _topology(self) -> Topology:
         return self.topology

@@ -43,6 +43,7 @@ class LinesPeer(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._node = ""
         self._is_reading = True
+        self._has_ended = False  # the other side has said all
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the socket."""
@@ -79,6 +80,11 @@ class LinesPeer(asyncio.Protocol):
         """Read on."""
         if self._transport is not None and self._is_reading:
             self._transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        """Answer what was asked before closing: `printf … | nc` ends with its last line."""
+        self._has_ended = True
+        return bool(self._tasks)  # without any, the transport closes itself
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what nobody waits for any more."""
@@ -125,6 +131,8 @@ class LinesPeer(asyncio.Protocol):
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if self._has_ended and not self._tasks:
+            self.leave()
         self._read_or_wait()
 
     def _read_or_wait(self) -> None:

@@ -1,8 +1,8 @@
 r"""The JSON-lines protocol without its socket: one object per line, answered by one line.
 
-Pure. It is what a port speaks when the first byte is "{", to be tried with `nc`:
+Pure. It is what a port for nodes speaks when the first byte is "{", to be tried with `nc`:
 
-    {"id":"1","method":"process","params":{…}}\n
+    {"id":"1","method":"ask","params":{…}}\n
     {"id":"1","result":{…}}\n      or      {"id":"1","error":"…"}\n
     {"id":null,"error":"invalid_json: …"}\n
 

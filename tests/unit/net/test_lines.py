@@ -118,3 +118,15 @@ def test_a_flood_of_requests_is_answered_whole(monkeypatch: pytest.MonkeyPatch) 
         assert set(range(300)) == {answer["id"] for answer in answers}
 
     talk(scenario)
+
+
+def test_who_has_said_all_is_answered_before_the_end() -> None:
+    """As `printf … | nc` does: its input ends with the last line."""
+
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'{"id":1,"method":"slow"}\n{"id":2,"method":"process"}\n')
+        writer.write_eof()
+        lines_told = (await reader.read()).splitlines()
+        assert [2, 1] == [json.loads(line)["id"] for line in lines_told]
+
+    talk(scenario)
