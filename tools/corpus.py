@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         return _build(options, console)
-    except SetupError as error:
+    except (SetupError, OSError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return EXIT_SETUP
 

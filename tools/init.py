@@ -13,6 +13,7 @@ import argparse
 import re
 import secrets
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,21 +125,44 @@ def write(folder: Path, files: dict[str, str], *, force: bool) -> list[Path]:
     """Write the files and check that a node would take them.
 
     Raises:
-        SetupError: a file is there already, or the result cannot work.
+        SetupError: a file is there already, cannot be written, or the result cannot work.
     """
     paths = {name: folder / name for name in files}
     there = [str(path) for path in paths.values() if path.exists()]
     if there and not force:
         raise SetupError(*(f"{path} exists; --force overwrites it" for path in there))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        paths[name].write_text(text, encoding="utf-8")
-        if "secret" in text:
-            paths[name].chmod(0o600)
-    for name, path in paths.items():
-        if name != "topology.toml":
-            load(path)
+    try_out(folder, files)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, files)
+    except OSError as error:
+        raise SetupError(f"--out: {error}") from error
     return list(paths.values())
+
+
+def try_out(folder: Path, files: dict[str, str]) -> None:
+    """Check that a node would take the files, before one of them stands in `folder`.
+
+    Raises:
+        SetupError: it would not.
+    """
+    with tempfile.TemporaryDirectory() as trial:
+        _write(Path(trial), files)
+        for name in files:
+            if name != "topology.toml":
+                try:
+                    load(Path(trial, name))
+                except SetupError as error:
+                    problems = (one.replace(trial, str(folder)) for one in error.problems)
+                    raise SetupError(*problems) from error
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.write_text(text, encoding="utf-8")
+        if "secret" in text:
+            path.chmod(0o600)
 
 
 def _doors(options: argparse.Namespace, hosts: Sequence[str], index: int) -> tuple[str, str, str]:

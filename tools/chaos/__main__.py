@@ -1,6 +1,7 @@
 """Breaks a mesh of real processes in every way that it should survive, under load, and counts.
 
-Shell: prints one row per fault; exits 1 if a request failed, came twice, or waited too long.
+Shell: prints one row per fault; exits 1 if a request failed, came twice, or waited too long,
+130 when stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
+from tools import place
 from tools.chaos.calm import CALMS
 from tools.chaos.fabric import Fabric, NoFabric
 from tools.chaos.faults import FAULTS, Fault
@@ -22,6 +24,7 @@ from tools.chaos.record import Row
 from tools.chaos.scene import Scene, open_scene
 from tools.chaos.strain import STRAINS, Finding
 
+STOPPED = 130  # what shells say of a program that Ctrl-C ended
 FAULT_S_MAX = 120.0
 CALM_S_MAX = 300.0  # the demo starts, and its lag of the start is let go
 HEAD = (
@@ -40,6 +43,14 @@ examples:
 def main() -> int:
     """Run the faults and return the exit code."""
     options = _options()
+    try:
+        return _break(options)
+    except KeyboardInterrupt:
+        print("\nstopped, and the nodes with it", file=sys.stderr)
+        return STOPPED
+
+
+def _break(options: argparse.Namespace) -> int:
     if options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
         return asyncio.run(_run(options, Path(tempfile.mkdtemp(dir=options.folder))))
@@ -54,7 +65,14 @@ def _options() -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", metavar="FAULT", help="these faults only")
+    names = [fault.name for fault in FAULTS] + [*CALMS, *STRAINS]
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=names,
+        metavar="FAULT",
+        help=f"these only, of: {', '.join(names)}".replace("%", "%%"),
+    )
     parser.add_argument("--short", action="store_true", help="the three that matter most")
     parser.add_argument(
         "--minutes", type=float, default=1.0, help="of calm work, in the scenes without a fault"
@@ -65,7 +83,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of loss and delay")
     parser.add_argument("--folder", type=Path, help="keep files and logs here")
     parser.add_argument("--json", type=Path, help="write the rows here too")
-    return parser.parse_args()
+    options = parser.parse_args()
+    try:
+        if options.json:
+            place.check(options.json)
+    except OSError as error:
+        parser.error(str(error))
+    return options
 
 
 async def _run(options: argparse.Namespace, folder: Path) -> int:

@@ -24,6 +24,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from tools import place
 from tools.compare.measure import Plan, compare
 from tools.compare.sides import SETS, Side, sides_of
 from tools.fleet import NodeDied
@@ -46,6 +47,8 @@ def main() -> int:
     chosen = parser.parse_args()
     try:
         sides, plan = prepare(chosen)
+        if chosen.out:
+            place.check(chosen.out)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     console = Console(highlight=False, width=max(TABLE_WIDTH, Console().width))

@@ -1,7 +1,8 @@
 """Measures a mesh, or any server of the same routes, from outside.
 
 Shell: reads the command line or a scenario file, runs each phase, prints and writes what
-was measured. Exit codes: 0 all answered, 1 some failed, 2 wrong use, 3 the run is invalid.
+was measured. Exit codes: 0 all answered, 1 some failed, 2 wrong use, 3 the run is invalid,
+130 stopped by Ctrl-C.
 
     python -m tools.loadgen --requests 100 --concurrent 8
     python -m tools.loadgen --kind chat --stream --rate 4 --seconds 30
@@ -21,12 +22,15 @@ from urllib.parse import urlsplit
 import msgspec
 import orjson
 
+from tools import place
 from tools.loadgen import phase
 from tools.loadgen.crew import Crew
 from tools.loadgen.kind import KINDS, What
 from tools.loadgen.machine import environment
 from tools.loadgen.plan import ARRIVALS, Load
 from tools.loadgen.show import block
+
+STOPPED = 130  # what shells say of a program that Ctrl-C ended
 
 EXAMPLES = """examples:
   python -m tools.loadgen --requests 100 --concurrent 8
@@ -50,9 +54,14 @@ def main() -> int:
     chosen = parser.parse_args()
     try:
         crew, loads = plan(chosen)
+        place.check(Path(chosen.out))
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    results = asyncio.run(measure(crew, loads, warmup=chosen.warmup))
+    try:
+        results = asyncio.run(measure(crew, loads, warmup=chosen.warmup))
+    except KeyboardInterrupt:
+        print("\nstopped; nothing is written", file=sys.stderr)
+        return STOPPED
     facts = environment(
         "tools.loadgen", targets=crew.targets, seed=crew.seed, processes=crew.processes
     )

@@ -299,7 +299,8 @@ async def work(worker: Worker, begin_s: float) -> None:
             await asyncio.wait([running], timeout=PROGRESS_S)
             _say(worker.statistics())
         share = (time.process_time() - cpu_s) / max(1e-9, time.monotonic() - wall_s)
-        _say(Report(samples=await running, cpu_share=share))
+        samples = await running
+        _say(msgspec.structs.replace(worker.statistics(), samples=samples, cpu_share=share))
 
 
 def _say(report: Report) -> None:

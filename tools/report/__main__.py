@@ -33,11 +33,11 @@ def main() -> int:
     try:
         runs = named_apart([run for path in chosen.results for run in read(path)])
         runs = with_events(runs, chosen.events) if chosen.events else runs
+        chosen.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     from tools.report import plots  # here: --help need not wait for matplotlib
 
-    chosen.out.mkdir(parents=True, exist_ok=True)
     drawn = plots.draw_all(runs, chosen.out)
     pictures = [(name, caption, (chosen.out / name).read_bytes()) for name, caption in drawn]
     (chosen.out / "performance_report.txt").write_text(page.text(chosen.title, runs))

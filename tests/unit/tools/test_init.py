@@ -53,7 +53,22 @@ def test_files_are_not_overwritten_unasked(tmp_path, capsys):
     assert init.main([*arguments, "--force"]) == 0
 
 
-@pytest.mark.parametrize("arguments", [["--nodes", "0"], ["--nodes", "65"], ["--hosts", "a b,c"]])
+IMPOSSIBLE = [
+    ["--nodes", "0"],
+    ["--nodes", "65"],
+    ["--hosts", "a b,c"],
+    ["--name", "a b"],
+    ["--http-port", "65535"],
+]
+
+
+@pytest.mark.parametrize("arguments", IMPOSSIBLE)
 def test_impossible_meshes_are_refused(tmp_path, arguments):
     assert init.main([*arguments, "--out", str(tmp_path)]) == EXIT_SETUP
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert init.main(["--out", str(tmp_path / "file" / "more")]) == EXIT_SETUP
+    assert str(tmp_path / "file" / "more") in capsys.readouterr().err
