@@ -1,12 +1,12 @@
 """Brings a call to a node that serves its role, and to another when that one fails or lags.
 
-Shell: `policy.edge`, `policy.balance` and `mesh.ring` choose, `policy.attempts` and
-`policy.budget` say whether to go on; `flow.reach` makes the calls. A role on this
-node is called without a socket, by the same way otherwise.
+Shell: `policy.edge`, `policy.balance` and `mesh.ring` choose, `flow.again` says whether to
+go on; `flow.reach` makes the calls. A role on this node is called without a socket, by the
+same way otherwise.
 
     choose --> reach --answer--> done
       ^          |
-      |          |-- error that another node may not have --> next node (attempts, budget)
+      |          |-- error that another node may not have --> next node (again)
       |          '-- late, or its node is suspected ---------> a second node too (race)
       '-- nobody serves it now: wait a moment
 """
@@ -23,15 +23,8 @@ from typing import Any
 
 from msgspec import structs
 
-from mesh.errors import (
-    AttemptsSpent,
-    BreakerOpen,
-    CapacityError,
-    MeshError,
-    NotFound,
-    PeerError,
-    PeerTimeout,
-)
+from mesh.errors import BreakerOpen, MeshError, NotFound, PeerTimeout
+from mesh.flow.again import Again
 from mesh.flow.choose import Chooser, version_key
 from mesh.flow.directory import Directory, Endpoint
 from mesh.flow.doubt import Doubts
@@ -41,7 +34,8 @@ from mesh.flow.reach import Answered, Peers, Reach
 from mesh.flow.shadow import Shadows
 from mesh.flow.start import Start, Tell
 from mesh.policy import attempts, budget, versions
-from mesh.policy.budget import Budget
+from mesh.policy.attempts import Tried
+from mesh.policy.budget import Budgets
 from mesh.policy.edge import hedge_after_s
 from mesh.policy.request import Request
 from mesh.roles import custom
@@ -85,9 +79,8 @@ class Router:
         self._reach = Reach(local, peers, rng, clock)
         self.doubts = Doubts()
         self._chooser = Chooser(directory, self._reach, rng, self.doubts, clock)
-        self._retries: dict[str, Budget] = {}
-        self._hedges: dict[str, Budget] = {}
-        self._failovers = 0
+        self._again = Again(self._chooser, directory, rng, clock)
+        self._hedges = Budgets(budget.HEDGE_SHARE, budget.HEDGE_FLOOR_PER_S, clock)
         self._resumed = 0
         self._shadows = Shadows(self.call)
 
@@ -175,44 +168,44 @@ class Router:
         failed: tuple[Endpoint, MeshError] | None = None,
     ) -> Answered:
         """Try one node after another; `failed` has been tried by `start`."""
-        tried: list[str] = []
+        tried = Tried()
         if failed is not None:
             endpoint, error = failed
-            tried.append(endpoint.name)
-            await self._go_on(error, role, spec, endpoint, request, tried)
+            tried.add(endpoint.name)
+            await self._again.go_on(error, role, spec, endpoint, request, tried)
         while True:
-            usable = self._chooser.usable(role, tried)
+            usable = self._chooser.usable(role, tried.names)
             if not usable:
-                usable = await self._chooser.wait_usable(role, request, tried)
+                usable = await self._chooser.wait_usable(role, request, tried.names)
             endpoint = self._chooser.choose(role, spec, fields, request, usable)
-            tried.append(endpoint.name)
+            tried.add(endpoint.name)
             try:
                 if len(usable) == 1 or not custom.is_idempotent(spec.kind):
-                    return await self._reach.call(role, endpoint, fields, request, len(tried))
+                    return await self._reach.call(role, endpoint, fields, request, tried.count)
                 return await self._race(role, spec, fields, request, endpoint, usable, tried)
             except MeshError as error:
-                await self._go_on(error, role, spec, endpoint, request, tried)
+                await self._again.go_on(error, role, spec, endpoint, request, tried)
 
     async def _stream(
         self, role: str, spec: Role, fields: Fields, request: Request
     ) -> AsyncGenerator[Piece | Answered, None]:
-        tried: list[str] = []
+        tried = Tried()
         given: list[Fields] = []  # what another node would need to go on
         has_begun = False
         is_idempotent, can_resume = custom.is_idempotent(spec.kind), custom.is_resumable(spec.kind)
         while True:
-            usable = self._chooser.usable(role, tried)
+            usable = self._chooser.usable(role, tried.names)
             if not usable:
-                usable = await self._chooser.wait_usable(role, request, tried)
+                usable = await self._chooser.wait_usable(role, request, tried.names)
             endpoint = self._chooser.choose(role, spec, fields, request, usable)
-            tried.append(endpoint.name)
+            tried.add(endpoint.name)
             item = {**fields, RESUME: given} if given else fields
             try:
-                opened = self._reach.stream(role, endpoint, item, request, len(tried))
+                opened = self._reach.stream(role, endpoint, item, request, tried.count)
                 async with aclosing(opened) as parts:
                     while True:
                         if is_idempotent and (can_resume or not has_begun):
-                            part = await self._next(parts, role, endpoint, tried, has_begun)
+                            part = await self._next(parts, role, endpoint, tried.names, has_begun)
                         else:
                             part = await anext(parts)
                         if isinstance(part, Answered):
@@ -222,11 +215,11 @@ class Router:
                         can_resume = can_resume and len(given) < GIVEN_MAX
                         if can_resume:
                             given.append(part.fields)
-                            tried = [endpoint.name]  # it went on: earlier failures are forgiven
+                            tried = Tried(endpoint.name)  # it went on: failures are forgiven
                         yield part
             except MeshError as error:
                 is_lost = has_begun and not can_resume
-                await self._go_on(error, role, spec, endpoint, request, tried, is_lost)
+                await self._again.go_on(error, role, spec, endpoint, request, tried, is_lost)
                 self._resumed += has_begun
 
     def statistics(self) -> dict[str, Any]:
@@ -244,13 +237,11 @@ class Router:
             }
         return {
             "shadows": self._shadows.statistics(),
-            "retries": sum(b.spent for b in self._retries.values()) + self._failovers,
-            "failovers": self._failovers,
+            "retries": self._again.retries.spent + self._again.failovers,
+            "failovers": self._again.failovers,
             "resumed": self._resumed,
-            "hedges": sum(b.spent for b in self._hedges.values()),
-            "budget_refused": sum(
-                b.refused for b in (*self._retries.values(), *self._hedges.values())
-            ),
+            "hedges": self._hedges.spent,
+            "budget_refused": self._again.retries.refused + self._hedges.refused,
             "edges": edges,
         }
 
@@ -287,29 +278,29 @@ class Router:
         request: Request,
         endpoint: Endpoint,
         usable: list[Endpoint],
-        tried: list[str],
+        tried: Tried,
     ) -> Answered:
         """Call a node; ask a second one when it is late or its node is in doubt."""
 
         def second(*, is_free: bool = False) -> Coroutine[Any, Any, Answered] | None:
-            others = self._chooser.usable(role, tried)
+            others = self._chooser.usable(role, tried.names)
             if not others or not (is_free or hedges.try_spend(self._clock())):
                 return None
             other = self._chooser.choose(role, spec, fields, request, others)
-            tried.append(other.name)
-            return self._call_second(role, other, fields, request, len(tried))
+            tried.add(other.name)
+            return self._call_second(role, other, fields, request, tried.count)
 
         def doubt() -> None:
             race.start(lambda: second(is_free=True))
 
-        hedges = self._budget(self._hedges, role, budget.HEDGE_SHARE, budget.HEDGE_FLOOR_PER_S)
+        hedges = self._hedges.of(role)
         race: Race[Answered] = Race(second)
         edges = [self._reach.edge(role, e.address) for e in usable]
         after_s = hedge_after_s(edges, attempts.HEDGE_S_MIN)
-        if after_s is not None and len(tried) == 1 and not custom.is_streaming(spec.kind):
+        if after_s is not None and tried.count == 1 and not custom.is_streaming(spec.kind):
             hedges.earn()
             race.start_after(after_s)
-        first = self._reach.call(role, endpoint, fields, request, len(tried))
+        first = self._reach.call(role, endpoint, fields, request, tried.count)
         with self.doubts.watch(endpoint, doubt):
             return await race.run(first)
 
@@ -344,56 +335,3 @@ class Router:
             node=endpoint.name,
             role=role,
         )
-
-    async def _go_on(
-        self,
-        error: MeshError,
-        role: str,
-        spec: Role,
-        endpoint: Endpoint,
-        request: Request,
-        tried: Collection[str],
-        has_streamed: bool = False,
-    ) -> None:
-        """Return when another node may be tried; raise if none is to be."""
-        if isinstance(error, PeerError) and not error.node:  # else another node has said it
-            error.message = f"node {endpoint.name!r} failed: {error.message}"
-            if not self._chooser.usable(role, tried):
-                error.message += f"; no other node can serve role {role!r} now"
-        error.role = error.role or role
-        error.node = error.node or endpoint.name
-        error.request_id = error.request_id or request.id
-        others = len(self._chooser.usable(role, tried))
-        if not others and isinstance(error, PeerError):  # one may soon be tried, or another leads
-            is_led = spec.layers is not None and self._directory.is_coming(role, tried)
-            others = is_led or self._chooser.is_due(role, tried)
-        if not attempts.may_retry(
-            error,
-            attempts=len(tried),
-            is_idempotent=custom.is_idempotent(spec.kind),
-            has_streamed=has_streamed,
-            others=others,
-            left_s=request.left_s(self._clock()),
-        ):
-            raise error
-        if not isinstance(error, CapacityError):
-            self._failovers += 1
-            return
-        retries = self._budget(self._retries, role, budget.RETRY_SHARE, budget.RETRY_FLOOR_PER_S)
-        if not retries.try_spend(self._clock()):
-            raise AttemptsSpent(
-                f"{error.message}; no other node was asked, as too many calls were refused lately",
-                node=error.node,
-                role=role,
-                request_id=request.id,
-                retry_after_s=error.retry_after_s or 1.0,
-            ) from error
-        await asyncio.sleep(attempts.backoff_s(len(tried), self._rng))
-
-    def _budget(
-        self, budgets: dict[str, Budget], role: str, share: float, floor_per_s: float
-    ) -> Budget:
-        found = budgets.get(role)
-        if found is None:
-            found = budgets[role] = Budget(share, floor_per_s, self._clock())
-        return found

@@ -10,6 +10,8 @@ Source: Finagle's RetryBudget and gRPC's retry throttling (A6) have this form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 RETRY_SHARE = 0.1  # ten per cent of the calls; 20 would let three nodes talk each other down
 RETRY_FLOOR_PER_S = 1.0  # so that a rare call may be retried at all
 HEDGE_SHARE = 0.05  # a hedge after p95 is wanted by one call in twenty
@@ -50,3 +52,38 @@ class Budget:
         self.tokens -= 1.0
         self.spent += 1
         return True
+
+
+class Budgets:
+    """One kind of extra call: a budget for each role.
+
+    Args:
+        share: what each call adds.
+        floor_per_s: what each second adds.
+        clock: monotonic seconds.
+    """
+
+    __slots__ = ("_clock", "_floor_per_s", "_of", "_share")
+
+    def __init__(self, share: float, floor_per_s: float, clock: Callable[[], float]) -> None:
+        self._share = share
+        self._floor_per_s = floor_per_s
+        self._clock = clock
+        self._of: dict[str, Budget] = {}
+
+    def of(self, role: str) -> Budget:
+        """Return the budget of a role."""
+        found = self._of.get(role)
+        if found is None:
+            found = self._of[role] = Budget(self._share, self._floor_per_s, self._clock())
+        return found
+
+    @property
+    def spent(self) -> int:
+        """Extra calls that were made."""
+        return sum(budget.spent for budget in self._of.values())
+
+    @property
+    def refused(self) -> int:
+        """Extra calls that were not."""
+        return sum(budget.refused for budget in self._of.values())

@@ -38,7 +38,7 @@ SEEDS_ENOUGH = 200  # of a campaign that must have seen everything
 QUIET_S = 16.0  # longer than any client waits
 MUST_HAPPEN = {  # what a campaign must have seen, so that its silence means something
     *(f"fault.{fault}" for fault in FAULTS),
-    *("call.first", "call.hedge", "call.doubt", "call.failover", "call.retry"),
+    *("call.first", "call.hedge", "call.doubt", "call.failover", "call.return", "call.retry"),
     *("breaker.open", "breaker.half-open", "breaker.closed", "breaker.piece"),
     *("ask.done", "ask.gone", "doors changed", "twins agreed", "doubts changed"),
     *("met.connection_lost", "met.unreachable", "call.given up", "queue.overloaded"),

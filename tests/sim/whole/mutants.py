@@ -64,6 +64,17 @@ def _gives_up_at_once(error: Any, **_: Any) -> bool:
     return False
 
 
+def _forgives_the_last(tried: attempts.Tried, name: str) -> None:
+    tried.names = [one for one in tried.names if one != name]
+
+
+def _returns_at_any_time(original: Any) -> Any:
+    def usable(chooser: Any, role: str, tried: Any) -> Any:
+        return original(chooser, role, tried[-1:])
+
+    return usable
+
+
 def _spends_freely(original: Any) -> Any:
     def try_spend(budget: Budget, now_s: float) -> bool:
         original(budget, now_s)
@@ -258,6 +269,8 @@ MUTANTS: dict[str, tuple[int, Trap]] = {  # with a seed that has caught it
     "retries after the first piece": (11, _wrapped(attempts, "may_retry", _forgets_the_pieces)),
     "repeats effects": (20, _wrapped(attempts, "may_retry", _repeats_effects)),
     "gives up at once": (6, _instead(attempts, "may_retry", _gives_up_at_once)),
+    "forgives the last": (7, _instead(attempts.Tried, "forgive_but", _forgives_the_last)),
+    "returns at any time": (0, _wrapped(choose.Chooser, "usable", _returns_at_any_time)),
     "spends freely": (0, _wrapped(Budget, "try_spend", _spends_freely)),
     "lets the loser go on": (0, _wrapped(Race, "run", _lets_the_loser_go_on)),
     "calls the leaving": (10, _instead(directory, "_live", _calls_the_leaving)),
@@ -267,7 +280,7 @@ MUTANTS: dict[str, tuple[int, Trap]] = {  # with a seed that has caught it
     "lets a crowd pass": (7, _wrapped(Breaker, "allows", _lets_a_crowd_pass)),
     "never opens": (7, _instead(Breaker, "failed", _never_opens)),
     "counts no pieces": (7, _instead(Breaker, "began", _counts_no_pieces)),
-    "counts streams twice": (11, _wrapped(Breaker, "ended", _counts_streams_twice)),
+    "counts streams twice": (7, _wrapped(Breaker, "ended", _counts_streams_twice)),
     "turns the ring": (0, _wrapped(Ring, "owners", _turns_the_ring)),
     "forgets answers": (0, _instead(once.Once, "_run_first", _forgets_answers)),
     "joins nobody": (0, _instead(SingleFlight, "join", _joins_nobody)),

@@ -21,6 +21,7 @@ from mesh.flow.doubt import Doubts
 from mesh.flow.reach import Reach
 from mesh.flow.router import Router
 from mesh.gossip.member import Status
+from mesh.policy.attempts import ATTEMPTS_MAX
 from mesh.policy.batch import BatchFormer
 from mesh.policy.breaker import (
     FAILURES_MAX,
@@ -50,6 +51,7 @@ BUDGETS = {  # kind of call: share of the calls, floor per second
     "retry": (RETRY_SHARE, RETRY_FLOOR_PER_S),
 }
 JUST_S = 0.005  # a view that changed so lately may still be acted on
+BACK_S = 0.1  # … or, by a call that waits a moment before it goes back to a node
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
@@ -64,7 +66,9 @@ def here() -> Process:
 class Attempt:
     """One call to one node, as its router sees it."""
 
+    name: str
     address: str
+    kind: str = "first"
     is_open: bool = True
     pieces: int = 0
     error: BaseException | None = None
@@ -104,8 +108,8 @@ class Watch:
         before = self.attempts.setdefault(key, [])
         if number == 1:
             before.clear()
-        attempt = Attempt(endpoint.address)
-        kind = self._kind(process, before, attempt) if before else "first"
+        attempt = Attempt(endpoint.name, endpoint.address)
+        kind = attempt.kind = self._kind(process, before) if before else "first"
         self._check_view(process, role, endpoint, is_first=kind == "first")
         self.world.counts[f"call.{kind}"] += 1
         why = next((str(one.error) for one in reversed(before) if one.error), "")
@@ -114,16 +118,51 @@ class Watch:
         if kind != "first":
             is_new = role != "spell" or not any(one.pieces for one in before)
             self.world.laws_of_flow.law(is_new, "R4 no retry after the first piece", *key)
+            self._check_return(process, role, before, attempt)
         self._spend(process, role, kind)
         before.append(attempt)
         return attempt
 
-    def _kind(self, process: Process, before: list[Attempt], attempt: Attempt) -> str:
+    def _kind(self, process: Process, before: list[Attempt]) -> str:
         rival = next((one for one in before if one.is_open), None)
         if rival is not None:
             return "doubt" if rival.address in process.router.doubts.now else "hedge"
         error = before[-1].error
         return "retry" if isinstance(error, CapacityError) else "failover"
+
+    def _check_return(
+        self, process: Process, role: str, before: list[Attempt], attempt: Attempt
+    ) -> None:
+        """A node that was tried is asked again only where all were lost, and not the last."""
+        begun = [at for at, one in enumerate(before) if one.pieces]
+        recent = before[begun[-1] if begun else 0 :]  # what gave a piece has gone on
+        names = {one.name for one in recent}
+        if attempt.name not in names:
+            return
+        law, key = self.world.laws_of_flow.law, (process.label, role, attempt.name)
+        last = next(one for one in reversed(recent) if one.kind not in ("hedge", "doubt"))
+        law(attempt.kind == "failover", "R5 back only to who was lost", *key, attempt.kind)
+        law(isinstance(last.error, PeerError), "R5 back only to who was lost", *key, last.error)
+        law(attempt.name != last.name, "R5 not back to who failed last", *key)
+        law(len(names) > 1, "R5 back only where several failed", *key)
+        law(len(recent) < ATTEMPTS_MAX, "R5 not back without end", *key, len(recent))
+        law(role != "charge", "R5 back only to what may run twice", *key)
+        if self.world.now_s - process.membership.changed_s > BACK_S:
+            left = [name for name in self._fit(process, role) if name not in names]
+            law(not left, "R5 back only where nobody is left", *key, left)
+        self.world.counts["call.return"] += 1
+
+    def _fit(self, process: Process, role: str) -> list[str]:
+        """Return the nodes that serve a role and that nothing is held against."""
+        edges = process.router.statistics()["edges"].get(role, {})
+        return [
+            m.facts.name
+            for m in process.membership.members
+            if m.status is Status.ALIVE
+            and role in m.facts.roles
+            and not m.facts.draining
+            and edges.get(m.address, {"breaker": "closed"})["breaker"] == "closed"
+        ]
 
     def _check_view(self, process: Process, role: str, endpoint: Any, *, is_first: bool) -> None:
         """A call goes to nobody who is not believed to serve, and to no suspect without need."""

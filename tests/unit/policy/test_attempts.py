@@ -22,9 +22,11 @@ from mesh.errors import (
 from mesh.policy.attempts import (
     BACKOFF_S,
     BACKOFF_S_MAX,
+    Tried,
     backoff_s,
     may_have_begun,
     may_retry,
+    may_return,
 )
 
 FINE = {"attempts": 1, "is_idempotent": True, "has_streamed": False, "others": 1, "left_s": 9.0}
@@ -57,6 +59,32 @@ def test_what_is_tried_again(error, idempotent, once):
 def test_what_forbids_another_attempt(but):
     assert may_retry(Unreachable(), **FINE)
     assert not may_retry(Unreachable(), **FINE | but)
+
+
+@pytest.mark.parametrize(
+    ("error", "names", "is_idempotent", "expected"),
+    [
+        (ConnectionLost(), ("a", "b"), True, True),
+        (PeerTimeout(), ("a", "b"), True, True),
+        (Unreachable(), ("a", "b", "c"), True, True),
+        (ConnectionLost(), ("a",), True, False),  # nobody but the one that failed
+        (ConnectionLost(), ("a", "b"), False, False),
+        (Overloaded(), ("a", "b"), True, False),  # it has said so: it would again
+        (RoleError(), ("a", "b"), True, False),
+    ],
+)
+def test_who_may_be_asked_again_when_nobody_is_left(error, names, is_idempotent, expected):
+    assert may_return(error, Tried(*names), is_idempotent=is_idempotent) is expected
+
+
+def test_what_is_forgiven_still_counts():
+    """Else an item that ends every process which runs it would go round."""
+    tried = Tried("a")
+    tried.add("b")
+    tried.forgive_but("b")
+    assert (tried.names, tried.count) == (["b"], 2)
+    tried.add("a")
+    assert (tried.names, tried.count) == (["b", "a"], 3)
 
 
 def test_only_a_lost_peer_may_have_begun():
