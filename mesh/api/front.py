@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         transport.write(data)
-        if self._front.is_closing:
+        if self.is_last:
             transport.close()
             return
         self.since_s = monotonic()
@@ -295,8 +295,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_last(self) -> bool:
-        """Whether the connection ends with the answer under way."""
-        return self._front.is_closing
+        """Whether the connection ends with the answer under way.
+
+        It does at a door that takes nothing new: a client that kept the connection would send
+        its next request just when the node ends, and could not know whether it was read.
+        """
+        return self._front.is_closing or self._front.parts.admission.is_draining
 
     def _go_on(self) -> None:
         """Begin the next request if it is whole."""

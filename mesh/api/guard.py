@@ -222,6 +222,8 @@ def middleware(parts: Parts, guard: Guard) -> Middleware:
                 code = request.get(PARTIAL, code)
             else:
                 response.headers["X-Request-ID"] = request[REQUEST_ID]  # the body may have named it
+                if parts.admission.is_draining:
+                    response.force_close()  # as `api.front` does
                 if guard.has_cors:
                     response.headers.update(guard.cors(request))
         except BaseException:

@@ -82,10 +82,14 @@ class Whole(web.StreamResponse):
         """Whether the connection lives on."""
         return self._keeps
 
+    def force_close(self) -> None:
+        """Let the connection end with this answer."""
+        self._keeps = False
+
     async def prepare(self, request: web.BaseRequest) -> None:  # type: ignore[override]
         """Learn whom to answer."""
         self._request = request
-        self._keeps = request.keep_alive
+        self._keeps = self._keeps and bool(request.keep_alive)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send everything."""

@@ -398,6 +398,7 @@ def test_keys_limits_and_a_full_door_hold_here_too(tmp_path):
             ours, theirs = [await ask(port, [data]) for port in ports]
             assert ours == theirs
             assert b"draining" in ours[0][2]
+            assert ours[0][1]["Connection"] == "close"
 
     asyncio.run(main())
 
@@ -416,6 +417,25 @@ def test_the_end_of_a_node_lets_the_answer_out(tmp_path):
             assert (status, headers["Connection"]) == ("HTTP/1.1 200 OK", "close")
             assert await idle[0].read() == b""
             for _, writer in (busy, idle):
+                writer.close()
+
+    asyncio.run(main())
+
+
+def test_a_door_that_drains_ends_each_connection_with_its_answer(tmp_path):
+    """Whoever was let in before, too: nobody sends into a connection that is about to close."""
+
+    async def main():
+        async with both(tmp_path) as (node, ports):
+            lines = [await asyncio.open_connection("127.0.0.1", port) for port in ports]
+            for _, writer in lines:
+                writer.write(post("/v1/roles/slow"))
+            await wait_until(lambda: node.admission.active == 2)
+            node.admission.drain()
+            for reader, writer in lines:
+                status, headers, _ = await read(reader)
+                assert (status, headers["Connection"]) == ("HTTP/1.1 200 OK", "close")
+                assert await reader.read() == b""
                 writer.close()
 
     asyncio.run(main())

@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
         nargs="+",
         choices=names,
         metavar="FAULT",
-        help=f"these only, of: {', '.join(names)}".replace("%", "%%"),
+        help=f"these only, of: {'; '.join(names)}".replace("%", "%%"),
     )
     parser.add_argument("--short", action="store_true", help="the three that matter most")
     parser.add_argument(
