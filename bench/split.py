@@ -5,10 +5,10 @@
 Shell. SmolLM2-135M-Instruct Q4_1, all on the same two cores. Whole: one node with two threads.
 Split: three nodes of one thread each. RPC: llama.cpp with its layers on three RPC servers of
 one thread each, asked without HTTP by a client that holds none. All take turns. Prompts of 32
-random tokens, end tokens ignored; a figure is tokens of all sequences per second after the
-first: the time of 65 tokens less that of one. Medians over rounds, with the least and the
-most. Processor time is that of all processes of a contestant for the same tokens: it depends
-less than the clock on what else the machine does.
+random tokens, end tokens ignored, nobody guesses tokens; a figure is tokens of all sequences per
+second after the first: the time of 65 tokens less that of one. Medians over rounds, with the
+least and the most. Processor time is that of all processes of a contestant for the same tokens:
+it depends less than the clock on what else the machine does.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ nodes = {nodes}
 {layers}
 sequences_max = 16
 context_max = 1024
+drafts_max = 0
 """
 
 
