@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return _run(options)
+    except BrokenPipeError:  # `--show | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        return 0
     except SetupError as error:
         _say(f"mesh cannot start, {len(error.problems)} problem(s):")
         for problem in error.problems:
@@ -80,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{options.config} and {settings.node.topology} are in order")  # noqa: T201
         return 0
     if options.show:
-        print("\n".join(render(settings)))  # noqa: T201
+        print("\n".join(render(settings)), flush=True)  # noqa: T201
         return 0
 
     import uvloop
