@@ -18,31 +18,17 @@ from mesh.api.head import BODY_BYTES_MAX
 from mesh.settings.schema import Limits, Security
 from tests.support.live import mesh, wait_idle, wait_until
 from tests.support.roles import Spell
+from tests.support.topologies import pipeline, role
 
 pytestmark = pytest.mark.live
 
-TEXT = """
-[mesh]
-name = "front"
-[roles.count]
-kind = "tests.support.roles:Count"
-nodes = ["n0"]
-[roles.slow]
-kind = "tests.support.roles:Shout"
-nodes = ["n0"]
-sleep_s = 0.1
-[roles.spell]
-kind = "tests.support.roles:Spell"
-nodes = ["n0"]
-[pipelines.p]
-input = ["query"]
-output = ["n"]
-[[pipelines.p.stages]]
-name = "count"
-role = "count"
-take = { text = "query" }
-give = { count = "n" }
-"""
+TEXT = (
+    '[mesh]\nname = "front"\n'
+    + role("count", "Count", "n0")
+    + role("slow", "Shout", "n0", sleep_s=0.1)
+    + role("spell", "Spell", "n0")
+    + pipeline("p", "query", "n", ("count", "text=query", "count=n"))
+)
 GOOD = b'{"text":"abc"}'
 
 

@@ -14,25 +14,15 @@ from mesh.api import head
 from mesh.api.front import Connection
 from tests.live.test_front import ODD, PLAIN, post
 from tests.support.live import mesh
+from tests.support.topologies import pipeline, role
 
 pytestmark = pytest.mark.live
 
-TEXT = """
-[mesh]
-name = "fuzz"
-[roles.count]
-kind = "tests.support.roles:Count"
-nodes = ["n0"]
-lane = "inline"
-[pipelines.p]
-input = ["query"]
-output = ["n"]
-[[pipelines.p.stages]]
-name = "count"
-role = "count"
-take = { text = "query" }
-give = { count = "n" }
-"""
+TEXT = (
+    '[mesh]\nname = "fuzz"\n'
+    + role("count", "Count", "n0", lane="inline")
+    + pipeline("p", "query", "n", ("count", "text=query", "count=n"))
+)
 QUIET_TURNS = 25  # of the loop, after which nothing more comes: roles compute in it
 # "slow" and "spell" are not here: whoever asks for them finds no such role, which is fine too.
 GOOD = [data for name, data in PLAIN.items() if name not in ("no time", "urgent")]

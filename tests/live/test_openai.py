@@ -12,6 +12,7 @@ from mesh.api import openai_form
 from mesh.settings.schema import Security
 from tests.support.decoders import write_talker
 from tests.support.live import mesh, url
+from tests.support.topologies import pipeline, role
 from tests.support.town import Town
 
 pytestmark = pytest.mark.live
@@ -30,34 +31,19 @@ weights = "float32"
 context_max = 128
 sequences_max = 4
 tokens_max = 8
-[roles.shout]
-kind = "tests.support.roles:Shout"
-nodes = ["n0"]
-[roles.spell]
-kind = "tests.support.roles:Spell"
-nodes = ["n2"]
-[pipelines.ask]
-input = ["query"]
-output = ["answer", "loud"]
-[[pipelines.ask.stages]]
-name = "shout"
-role = "shout"
-take = { text = "query" }
-give = { text = "loud" }
-[[pipelines.ask.stages]]
-name = "spell"
-role = "spell"
-take = { text = "loud" }
-give = { spelled = "answer" }
-[pipelines.tell]
-input = ["text"]
-output = ["said"]
-[[pipelines.tell.stages]]
-name = "talk"
-role = "talk"
-take = { text = "text" }
-give = { answer = "said" }
 """
+TOPOLOGY += (
+    role("shout", "Shout", "n0")
+    + role("spell", "Spell", "n2")
+    + pipeline(
+        "ask",
+        "query",
+        "answer loud",
+        ("shout", "text=query", "text=loud"),
+        ("spell", "text=loud", "spelled=answer"),
+    )
+    + pipeline("tell", "text", "said", ("talk", "text=text", "answer=said"))
+)
 ASKED = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
 
 

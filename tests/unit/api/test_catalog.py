@@ -7,79 +7,27 @@ import pytest
 from mesh.api import catalog
 from mesh.errors import NotFound
 from tests.support.live import topology_of
+from tests.support.topologies import pipeline, role
 
-TOPOLOGY = topology_of("""
-[mesh]
-name = "m"
-[models.small]
-source = "path:x"
-[roles.embed]
-kind = "embed"
-model = "small"
-nodes = ["n0"]
-[roles.talk]
-kind = "generate"
-model = "small"
-nodes = ["n0"]
-[roles.other]
-kind = "generate"
-model = "small"
-nodes = ["n0"]
-[roles.mood]
-kind = "classify"
-model = "small"
-nodes = ["n0"]
-
-[pipelines.ask]
-input = ["query"]
-output = ["answer", "mood"]
-[[pipelines.ask.stages]]
-name = "talk"
-role = "talk"
-take = { query = "query" }
-give = { answer = "answer" }
-[[pipelines.ask.stages]]
-name = "mood"
-role = "mood"
-take = { text = "answer" }
-give = { label = "mood" }
-
-[pipelines.mood]
-input = ["text"]
-output = ["label"]
-[[pipelines.mood.stages]]
-name = "mood"
-role = "mood"
-take = { text = "text" }
-give = { label = "label" }
-
-[pipelines.vector]
-input = ["text"]
-output = ["vector"]
-[[pipelines.vector.stages]]
-name = "embed"
-role = "embed"
-take = { text = "text" }
-give = { vector = "vector" }
-
-[pipelines.both]
-input = ["a", "b"]
-output = ["answer"]
-[[pipelines.both.stages]]
-name = "talk"
-role = "talk"
-take = { query = "a", prompt = "b" }
-give = { answer = "answer" }
-
-[pipelines.count]
-input = ["number"]
-output = ["label"]
-[[pipelines.count.stages]]
-name = "mood"
-role = "mood"
-take = { text = "number" }
-give = { label = "label" }
-""")
+ROLES = {"embed": "embed", "talk": "generate", "other": "generate", "mood": "classify"}
+PIPELINES = [
+    pipeline(
+        "ask",
+        "query",
+        "answer mood",
+        ("talk", "query=query", "answer=answer"),
+        ("mood", "text=answer", "label=mood"),
+    ),
+    pipeline("mood", "text", "label", ("mood", "text=text", "label=label")),
+    pipeline("vector", "text", "vector", ("embed", "text=text", "vector=vector")),
+    pipeline("both", "a b", "answer", ("talk", "query=a prompt=b", "answer=answer")),
+    pipeline("count", "number", "label", ("mood", "text=number", "label=label")),
+]
+TOPOLOGY = topology_of(
+    '[mesh]\nname = "m"\n[models.small]\nsource = "path:x"\n'
+    + "".join(role(name, kind, "n0", model="small") for name, kind in ROLES.items())
+    + "".join(PIPELINES)
+)
 TYPES = {"ask": {"query": str | None}, "mood": {"text": str}, "count": {"number": int}}
 
 
