@@ -216,8 +216,9 @@ def llm(data: Any) -> list[Row]:
 
 def split(data: Any) -> list[Row]:
     """Of the bench of a split model."""
-    ratios = [middle(each["split"]) / middle(each["whole"]) for each in data.values()]
-    what = f"its layers split over three nodes on the same two cores: {', '.join(data)}"
+    rates = data["rates"]
+    ratios = [middle(each["split"]) / middle(each["whole"]) for each in rates.values()]
+    what = f"its layers split over three nodes on the same two cores: {', '.join(rates)}"
     return [(what, f"{', '.join(f'{ratio:.2f}' for ratio in ratios)} times the speed unsplit")]
 
 

@@ -26,6 +26,15 @@ def test_a_row_carries_its_command(tmp_path):
     assert f"`{COMMAND}` |" in readme(tmp_path)
 
 
+def test_a_split_model_is_told_as_its_share_of_the_whole_one(tmp_path):
+    rates = {"1 sequences": {"whole": [200.0, 210.0, 190.0], "split": [100.0], "rpc": [77.0]}}
+    saved = {"machine": {}, "command": "python -m bench.split", "data": {"rates": rates}}
+    (tmp_path / "split.json").write_text(json.dumps(saved))
+    ((what, measured, _),) = rows(tmp_path)
+    assert what.endswith(": 1 sequences")
+    assert measured == "0.50 times the speed unsplit"
+
+
 def test_a_bench_that_was_not_run_has_no_row(tmp_path):
     assert [] == rows(tmp_path)
 
