@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -312,6 +313,7 @@ def main() -> None:
     """Take orders, say that they were understood, begin when told."""
     import uvloop
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the crew, which ends us
     worker = Worker(msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders))
     _say(worker.statistics())
     uvloop.run(work(worker, float(sys.stdin.buffer.readline())))
