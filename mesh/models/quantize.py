@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from mesh.models.layers import Product
+from mesh.models.shelf import SHELVES
 
 GROUP = 32  # GGUF's block; the int4 kernel takes 32, 64, 128 or 256
 ROWS_NARROW_MAX = 24  # measured on two Zen 4 cores: int4 and bf16 meet at 20 to 30 rows
@@ -115,11 +116,10 @@ class Int4:
         assert can_int4(blocks.shape)
         self.shape, self._group = blocks.shape, blocks.group
         # The bytes' order depends on the processor at hand: never kept, never sent.
-        self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
-            blocks.codes.to(torch.int32), 1
-        )
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(blocks.codes.to(torch.int32), 1)
+        self._packed = SHELVES.keep(packed)
         pairs = torch.stack([blocks.scale, blocks.zero], -1).transpose(0, 1)
-        self._scales = pairs.to(torch.bfloat16).contiguous()
+        self._scales = SHELVES.keep(pairs.to(torch.bfloat16))
         self._wide = blocks.dense().to(torch.bfloat16) if has_wide else None
         self.size_bytes = self._packed.numel() + 2 * self._scales.numel()
         self.size_bytes += 0 if self._wide is None else 2 * self._wide.numel()
@@ -148,7 +148,7 @@ class Int8:
         # The kernel reads scales as bf16: round first, so that codes fit what is used.
         self._scale = scale.to(torch.bfloat16)
         codes = torch.round(weight / self._scale.to(torch.float32)[:, None])
-        self._codes = codes.clamp(-127, 127).to(torch.int8)
+        self._codes = SHELVES.keep(codes.clamp(-127, 127).to(torch.int8))
         self._wide = weight.to(torch.bfloat16) if has_wide else None
         self.size_bytes = self._codes.numel() + 2 * self._scale.numel()
         self.size_bytes += 0 if self._wide is None else 2 * self._wide.numel()
