@@ -29,6 +29,7 @@ TOKENS_MAX = 512  # of a text, where a model's own files give no limit
 BATCH_TOKENS_MAX = (
     1024  # of one pass; products are at full speed from 256 rows on, memory is bounded
 )
+CHARS_PER_TOKEN_MAX = 64  # a text is cut at so many tokens: megabytes behind them are not read
 RECENT_MAX = 64  # texts whose vectors are kept for a role that asks for the same ones
 CLASSIFIER_BATCH_MAX = 16  # padded rows of one pass of a classifier
 
@@ -62,7 +63,8 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, cut to `tokens_max`."""
-        return [each.ids for each in self._tokenizer.encode_batch_fast(list(texts))]
+        begun = [_beginning(text, self.tokens_max) for text in texts]
+        return [each.ids for each in self._tokenizer.encode_batch_fast(begun)]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return one vector per text, float32 [N, C]."""
@@ -137,7 +139,8 @@ class Classifier:
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
         config = read_json(folder / "config.json")
-        self._tokenizer = open_tokenizer(folder, _tokens_max(folder, config))
+        self._tokens_max = _tokens_max(folder, config)
+        self._tokenizer = open_tokenizer(folder, self._tokens_max)
         self._pad = int(config.get("pad_token_id") or 0)
         self._model = _general_model(folder, "AutoModelForSequenceClassification")
         self.labels = tuple(str(name) for _, name in sorted(self._model.config.id2label.items()))
@@ -145,12 +148,18 @@ class Classifier:
 
     def scores(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> np.ndarray:
         """Return the logits of each text or pair, float32 [N, labels]."""
-        encodings = self._tokenizer.encode_batch(list(texts))
+        encodings = self._tokenizer.encode_batch([self._begun(each) for each in texts])
         rows = np.empty((len(texts), len(self.labels)), np.float32)
         lengths = [len(each.ids) for each in encodings]
         for places in batches(lengths, BATCH_TOKENS_MAX, CLASSIFIER_BATCH_MAX):
             rows[places] = self._forward([encodings[at] for at in places])
         return rows
+
+    def _begun(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
+        if isinstance(text, str):
+            return _beginning(text, self._tokens_max)
+        first, second = text
+        return _beginning(first, self._tokens_max), _beginning(second, self._tokens_max)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each label, float32 [N, labels]."""
@@ -245,6 +254,11 @@ def open_tokenizer(folder: Path, tokens_max: int) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(tokens_max)
     return tokenizer
+
+
+def _beginning(text: str, tokens_max: int) -> str:
+    """Return what of a text can be among its first tokens."""
+    return text[: CHARS_PER_TOKEN_MAX * tokens_max]
 
 
 def _tokens_max(folder: Path, config: dict[str, Any]) -> int:

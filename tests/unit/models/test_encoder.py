@@ -31,6 +31,30 @@ def tiny(folder, request) -> Encoder:
     return Encoder(folder, request.param)
 
 
+def test_of_megabytes_only_the_beginning_is_read(tiny):
+    """What cannot be among the first tokens costs no time: it never reaches the tokenizer."""
+    seen = []
+    real, tiny._tokenizer = tiny._tokenizer, Seen(tiny._tokenizer, seen)
+    try:
+        (ids,) = tiny.tokenize(["one two three four " * 100_000])
+    finally:
+        tiny._tokenizer = real
+    assert ids == tiny.tokenize(["one two three four " * 100])[0]
+    assert max(map(len, seen)) == encoder.CHARS_PER_TOKEN_MAX * tiny.tokens_max
+
+
+class Seen:
+    """A tokenizer that notes what it is given."""
+
+    def __init__(self, real, seen):
+        self._real, self._seen = real, seen
+
+    def encode_batch_fast(self, texts):
+        """Note, and do as the real one."""
+        self._seen.extend(texts)
+        return self._real.encode_batch_fast(texts)
+
+
 def test_a_batch_answers_as_each_sentence_alone(tiny):
     together = tiny.encode(TEXTS)
     alone = np.stack([tiny.encode([text])[0] for text in TEXTS])
