@@ -33,6 +33,7 @@ BENCHES = {  # with the options of a run of all: fewer rounds than alone, so tha
     "embedding": "--rounds 3",
     "retrieval": "--rounds 3",
     "llm": "--rounds 3",
+    "drafts": "--rounds 2",
     "prefix": "--rounds 1",
     "split": "--rounds 3 --rows 1,8",
     "flood": "--rounds 2",

@@ -66,7 +66,7 @@ def serving(data: Any) -> list[Row]:
     ours = rate["mesh"]
 
     def against(name: str, title: str) -> str:
-        return f"{title} {rate[name]:,.0f}, {ours / rate[name]:.2g} times"
+        return f"{title} {rate[name]:,.0f}, {_ratio(ours / rate[name])} times"
 
     others = [against("bare", "bare aiohttp with the same batching")] if "bare" in rate else []
     others += [against(name, title) for name, title in PEERS.items() if name in rate]
@@ -78,7 +78,11 @@ def serving(data: Any) -> list[Row]:
     ]
     if "1" in data["mesh"]:
         p50 = {name: middle([run["p50_ms"] for run in by["1"]]) for name, by in data.items()}
-        shown = [f"{PEERS[name]} {p50[name]:.2g}" for name in PEERS if name in p50]
+        shown = [
+            f"{PEERS[name]} {p50[name]:.{2 if p50[name] < 1 else 1}f}"
+            for name in PEERS
+            if name in p50
+        ]
         bare = [f"bare aiohttp {p50['bare']:.3f}"] if "bare" in p50 else []
         found.append(
             ("… one connection, p50 in ms", " · ".join([f"mesh {p50['mesh']:.3f}", *bare, *shown]))
@@ -249,3 +253,8 @@ READ: dict[str, Callable[[Any], list[Row]]] = {
     "split": split,
     "flood": flood,
 }
+
+
+def _ratio(found: float) -> str:
+    """Return it with as many digits as mean something."""
+    return f"{found:.0f}" if found >= 10 else f"{found:.2f}" if found < 2 else f"{found:.1f}"
