@@ -53,6 +53,7 @@ START_S = 60.0  # until a child greets; Python and its imports take a second, on
 LOAD_MS = 24 * 3600 * 1000  # a role may load for long, as on a thread
 STATISTICS_MS = 1000
 CLOSE_S = 5.0  # how long a child may take to close its role
+DYING_S = 1.0  # one whose connection is lost ends by itself; to kill it hides its exit code
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.1, 30.0  # before a child that died is started anew
 STEADY_S = 60.0  # a child that lived this long did not die of its start
 
@@ -153,7 +154,7 @@ class StreamLane:
         while True:
             began_s = monotonic()
             await self._watch(child)
-            code = await child.end(0.0)
+            code = await child.end(DYING_S)
             log.error("lane.child_died", extra={"role": self._context.role, "code": code})
             wait_s = BACKOFF_S_MIN if monotonic() - began_s > STEADY_S else wait_s
             child, wait_s = await self._start_anew(wait_s)
@@ -190,7 +191,7 @@ class StreamLane:
                 await child.peer.wait_open()
             await self._load(child.peer)
         except (PeerError, TimeoutError) as error:
-            code, name = await child.end(0.0), self._context.role
+            code, name = await child.end(DYING_S), self._context.role
             raise RoleError(f"the process of role {name!r} ended with {code}", role=name) from error
         except BaseException:
             await child.end(0.0)
