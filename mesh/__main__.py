@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         help="override a field, e.g. listen.http=127.0.0.1:9000; may be repeated",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--check", action="store_true", help="check both files, then exit")
+    what.add_argument(
+        "--check", action="store_true", help="check both files, look for models, then exit"
+    )
     what.add_argument(
         "--show", action="store_true", help="print each effective value with its origin, then exit"
     )
@@ -75,11 +77,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from mesh.roles import custom
+    from mesh.settings.absent import absent
     from mesh.settings.exposure import exposed
     from mesh.settings.load import load, render
 
     settings = load(options.config, environ=os.environ, overrides=options.set, kind_of=custom.find)
     if options.check:
+        problems, notes = absent(settings)
+        for note in notes:
+            print(f"note: {note}")  # noqa: T201
+        if problems:
+            raise SetupError(*problems)
         print(f"{options.config} and {settings.node.topology} are in order")  # noqa: T201
         return 0
     if options.show:
