@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_S = 20.0  # without models it takes two
+READY_S = 45.0  # without models it takes two; others may be at work beside it
 NODE = """
 name = "{name}"
 topology = "topology.toml"
@@ -123,7 +123,7 @@ async def seen(http: aiohttp.ClientSession, node: Process) -> dict[str, list[str
 
 async def wait_stats(http: aiohttp.ClientSession, node: Process, is_true) -> dict:
     """Return a node's statistics once they fulfil a condition."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(READY_S):
         while True:
             stats = await _get(http, node.url("/stats"))
             if stats is not None and is_true(stats):
@@ -141,7 +141,7 @@ async def run_mesh(
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(READY_S):
             out, _ = await process.communicate()
     finally:
         if process.returncode is None:

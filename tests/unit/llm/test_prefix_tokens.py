@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import threading
 from contextlib import aclosing
 
 import pytest
@@ -99,6 +100,9 @@ def test_they_say_the_same_where_memory_is_short(folder):
     plenty, short = whole(folder, Reuse.NONE), whole(folder, Reuse.ALL, budget=5)
 
     async def gathered(engine):
+        together = threading.Event()
+        engine.post(together.wait)  # nobody is done before the last has come
+        asyncio.get_running_loop().call_later(0, together.set)
         return await asyncio.gather(*(read(engine, each) for each in asks))
 
     assert asyncio.run(gathered(plenty)) == asyncio.run(gathered(short))
@@ -143,6 +147,9 @@ def test_in_parts_they_say_the_same_where_memory_is_short(folder):
     plenty, short = whole(folder, Reuse.NONE), Ring(folder, 3, reuse=Reuse.ALL, budget=5)
 
     async def gathered(engine):
+        together = threading.Event()
+        engine.post(together.wait)  # nobody is done before the last has come
+        asyncio.get_running_loop().call_later(0, together.set)
         return await asyncio.gather(*(read(engine, each) for each in asks))
 
     assert asyncio.run(gathered(plenty)) == asyncio.run(gathered(short.relay))
