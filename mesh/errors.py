@@ -11,6 +11,7 @@ is handled, or passed on until a door turns it into an answer.
     │   ├── Forbidden          403  a page of another site sent this
     │   ├── NotFound           404  no such route, pipeline, role, model, job
     │   ├── MethodNotAllowed   405
+    │   ├── ExpectationFailed  417  an Expect header that asks for anything but 100-continue
     │   ├── Misdirected        421  the Host header names nothing that this node is
     │   ├── TooLarge           413  a body, a frame, a prompt beyond its limit
     │   ├── RateLimited        429  the caller's quota; says when to come back
@@ -115,6 +116,12 @@ class MethodNotAllowed(RequestError):
     """The route exists, with other methods."""
 
     code, status = "method_not_allowed", 405
+
+
+class ExpectationFailed(RequestError):
+    """The Expect header asks for something that this node does not do."""
+
+    code, status = "expectation_failed", 417
 
 
 class Misdirected(RequestError):

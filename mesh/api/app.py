@@ -27,7 +27,7 @@ from mesh.api import (
 )
 from mesh.api.fallback import Fallback
 from mesh.api.front import Front
-from mesh.api.guard import SHAPES, Guard, middleware
+from mesh.api.guard import SHAPES, Guard, Shape, middleware
 from mesh.api.parts import PARTS, Parts
 from mesh.api.shortcut import Shortcut
 from mesh.errors import SetupError
@@ -48,13 +48,25 @@ def build(parts: Parts, more: Sequence[web.RouteDef] = ()) -> web.Application:
         middlewares=[middleware(parts, guard)], client_max_size=parts.settings.limits.body_bytes_max
     )
     app[PARTS], app[GUARD] = parts, guard
-    app[SHAPES] = {
-        route.path: openai_answer.error for route in (*openai.routes(), *vectors.routes())
-    } | {route.path: protocol.error_body for route in protocol.routes()}
+    app[SHAPES] = _shapes()
     for routes in (native, openai, vectors, infer, protocol, admin, seeds, status, pages):
         app.add_routes(routes.routes())
     app.add_routes(more)
     return app
+
+
+def _shapes() -> dict[str, Shape | None]:
+    """Return the shape of errors of each route, and of what leads nowhere beside it."""
+    shapes: dict[str, Shape | None] = {"/v1": openai_answer.error, "/v2": protocol.error_body}
+    of_openai = (*openai.routes(), *vectors.routes())
+    for routes, shape in (
+        (native.routes(), None),
+        (of_openai, openai_answer.error),
+        (protocol.routes(), protocol.error_body),
+    ):
+        for route in routes:
+            shapes[route.path] = shapes["/".join(route.path.split("/", 3)[:3])] = shape
+    return shapes
 
 
 class Doors:

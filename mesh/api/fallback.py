@@ -8,6 +8,7 @@ nothing in the metrics; here such a request ends as any other that is refused.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from mesh.api.guard import NO_ROUTE, Guard
 from mesh.api.intake import new_id
 from mesh.errors import BadRequest, MeshError
 
+_BYTES = re.compile(r":? *(?:bytearray\()?b['\"]")
 HEAD_S = 10.0  # a head that takes longer is a client that holds the connection, or has lost it
 
 
@@ -62,8 +64,9 @@ class Fallback(web.RequestHandler):
             raise ConnectionError("an answer has begun: there is no room for another")
         request_id = new_id()
         if status == 400:
-            said = " ".join((message or "").split())  # it points into the bytes, over lines
-            error: MeshError = BadRequest(f"this is no HTTP request: {said[:200]}")
+            error: MeshError = BadRequest(
+                f"this is no HTTP request that can be read: {_said(message or '')}"
+            )
         else:
             cause = exc if isinstance(exc, Exception) else TimeoutError()
             error = self._guard.crashed(cause, request_id, request.path)
@@ -73,3 +76,8 @@ class Fallback(web.RequestHandler):
         response.headers["X-Request-ID"] = request_id
         response.force_close()
         return response
+
+
+def _said(message: str) -> str:
+    """Return what a parser says without the bytes that it points into."""
+    return _BYTES.split(" ".join(message.split()), maxsplit=1)[0][:200].rstrip()

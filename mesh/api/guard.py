@@ -22,6 +22,7 @@ from mesh.api.intake import REQUEST_ID, new_id, request_id
 from mesh.api.parts import Parts
 from mesh.errors import (
     BadRequest,
+    ExpectationFailed,
     Forbidden,
     MeshError,
     MethodNotAllowed,
@@ -42,8 +43,11 @@ HOSTS_MAX = 256  # verdicts kept; a caller may send any Host
 Shape = Callable[[MeshError], dict[str, Any]]
 SHAPE: web.RequestKey[Shape] = web.RequestKey("shape")
 """Set by doors whose contract fixes another shape of errors."""
-SHAPES: web.AppKey[Mapping[str, Shape]] = web.AppKey("shapes")
-"""Such shapes by route, for errors that come before the door itself: a wrong key, a method."""
+SHAPES: web.AppKey[Mapping[str, Shape | None]] = web.AppKey("shapes")
+"""Such shapes by route, for errors that come before the door itself: a wrong key, a method.
+
+The first parts of a path are for what leads nowhere below them; None is the standard shape.
+"""
 PARTIAL: web.RequestKey[str] = web.RequestKey("partial", str)
 """Set when an answer began well and ended in an error; holds its code."""
 
@@ -269,7 +273,7 @@ def _failed(request: web.Request, error: Exception, guard: Guard) -> tuple[web.S
 
 
 def _shaped(request: web.Request, error: MeshError, headers: dict[str, str]) -> web.Response:
-    shape = request.get(SHAPE) or request.app.get(SHAPES, {}).get(_pattern(request))
+    shape = request.get(SHAPE) or _shape_of(request)
     body = shape(error) if shape else error_body(error, request[REQUEST_ID])
     response = failed(error, body)
     if "Allow" in headers:
@@ -277,8 +281,17 @@ def _shaped(request: web.Request, error: MeshError, headers: dict[str, str]) -> 
     return response
 
 
+def _shape_of(request: web.Request) -> Shape | None:
+    shapes, pattern = request.app.get(SHAPES, {}), _pattern(request)
+    if pattern:
+        return shapes.get(pattern)
+    parts = request.path.split("/", 3)[:3]
+    near = (each for each in ("/".join(parts), "/".join(parts[:2])) if each in shapes)
+    return shapes.get(next(near, ""))
+
+
 def _pattern(request: web.Request) -> str:
-    """Return the pattern of the path; that of a route which takes other methods, if any."""
+    """Return the pattern of the path; that of a route which takes other methods, if any; or ""."""
     resource = request.match_info.route.resource
     if resource is not None:
         return resource.canonical
@@ -286,7 +299,7 @@ def _pattern(request: web.Request) -> str:
         pattern = each.get_info().get("pattern")
         if pattern is not None and pattern.fullmatch(request.path):
             return each.canonical
-    return request.path
+    return ""
 
 
 def _translated(request: web.Request, error: web.HTTPException) -> MeshError:
@@ -296,6 +309,8 @@ def _translated(request: web.Request, error: web.HTTPException) -> MeshError:
         return MethodNotAllowed(f"{request.path} takes {allowed}, not {request.method}")
     if error.status == 404:
         return NotFound(f"no route {request.path[:200]!r}; /docs lists them")
+    if error.status == 417:
+        return ExpectationFailed("Expect: only 100-continue is understood")
     if error.status == 413:
         return TooLarge(error.text or error.reason)
     return BadRequest(error.text or error.reason)

@@ -8,6 +8,7 @@ both end the same for the same path.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractMatchInfo
@@ -29,14 +30,23 @@ class Shortcut:
 
     def handle(self, request: web.Request) -> Awaitable[web.StreamResponse]:
         """Answer a request; to be awaited, and no coroutine more than its handler's."""
+        if hdrs.EXPECT in request.headers:
+            return self._expected(request)
         if request.method != "POST":
             return self._app._handle(request)
         match = self._known.get(request.rel_url.raw_path)
-        if match is None or hdrs.EXPECT in request.headers:
+        if match is None:
             return self._look_up(request)
         # What `Application._handle` does after its look-up; a match is read only from then on.
         request._match_info = match  # type: ignore[assignment]
         return self._guarded(request, match.handler)
+
+    async def _expected(self, request: web.Request) -> web.StreamResponse:
+        """Answer a caller that waits for a word before it sends the body."""
+        try:
+            return await self._app._handle(request)
+        except web.HTTPExpectationFailed as error:  # raised before the middleware
+            return await self._guarded(request, partial(_refuse, error))
 
     async def _look_up(self, request: web.Request) -> web.StreamResponse:
         response = await self._app._handle(request)
@@ -45,3 +55,7 @@ class Shortcut:
                 self._known.clear()
             self._known[request.rel_url.raw_path] = request.match_info
         return response
+
+
+async def _refuse(error: web.HTTPException, _request: web.Request) -> web.StreamResponse:
+    raise error

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 SERVICE = "lines"
 REQUESTS_MAX = 256  # in flight on one connection; beyond it nothing more is read
 DEADLINE_MS = 300_000  # lines name none; the longest that the pipelines of old clients took
+IDLE_S = 300.0  # longer than a person at `nc` thinks; a program that is closed connects anew
 
 
 class LinesPeer(asyncio.Protocol):
@@ -44,6 +45,7 @@ class LinesPeer(asyncio.Protocol):
         self._node = ""
         self._is_reading = True
         self._has_ended = False  # the other side has said all
+        self._since_s = time.monotonic()  # of the last request or answer; half a line is neither
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the socket."""
@@ -62,6 +64,8 @@ class LinesPeer(asyncio.Protocol):
         except TooLarge as error:
             self._refuse(error)
             return
+        if requests:
+            self._since_s = time.monotonic()
         for request in requests:
             if isinstance(request, LineRequest):
                 task = asyncio.get_running_loop().create_task(self._answer(request))
@@ -92,6 +96,16 @@ class LinesPeer(asyncio.Protocol):
         for task in self._tasks:
             task.cancel()
         self._closed(self)
+
+    def tick(self) -> bool:
+        """Close and return True if nothing was asked for long; called every `pulse.TICK_S`."""
+        if self._transport is None or self._tasks or time.monotonic() - self._since_s < IDLE_S:
+            return False
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()  # who never read its answers would hold the socket
+        self.leave()
+        self._transport = None
+        return True
 
     def leave(self) -> None:
         """Close."""
@@ -131,6 +145,7 @@ class LinesPeer(asyncio.Protocol):
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._since_s = time.monotonic()
         if self._has_ended and not self._tasks:
             self.leave()
         self._read_or_wait()

@@ -330,7 +330,9 @@ class Peers:
     def _on_tick(self) -> None:
         self._tick = None
         for each in [*self._peers.values(), *self._others]:
-            if not isinstance(each, LinesPeer):
+            if isinstance(each, LinesPeer):
+                self.endings["idle"] += each.tick()
+            else:
                 each.tick()
         self._start_ticking()
 

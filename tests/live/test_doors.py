@@ -73,6 +73,10 @@ BAD = [
     ("POST", "/stats", b"{}", {}, 405, "method_not_allowed"),
     ("POST", "/metrics", b"{}", {}, 405, "method_not_allowed"),
     ("PUT", "/query", b"{}", {}, 405, "method_not_allowed"),
+    ("GET", "/v1/members", None, {"Expect": "bla"}, 417, "expectation_failed"),
+    ("POST", ASK, b'{"query": "x"}', {"Expect": "bla"}, 417, "expectation_failed"),
+    ("GET", "/v1/traces", None, {}, 404, "not_found"),
+    ("GET", "/v1/pipelines/ask/", None, {}, 404, "not_found"),
 ]
 QUERY_BAD = [
     (b"{bad", 400),

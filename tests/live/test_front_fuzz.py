@@ -123,7 +123,7 @@ def answers(data):
             headers["X-Request-ID"] = "drawn"
             body = body.replace(drawn.encode(), b"drawn")
         body = re.sub(rb"(^|\r\n)[0-9a-f]+\r\n", b"", body)
-        body = re.sub(rb"(no HTTP request: ).*?(\",\")", rb"\1\2", body)  # shows what came at once
+        body = re.sub(rb"(can be read: ).*?(\",\")", rb"\1\2", body)  # shows what came at once
         body = re.sub(rb'"(\w+_ms)":[0-9.e-]+', rb'"\1":0', body)
         found.append((status, headers, re.sub(rb'"cached":(true|false)', b'"cached":0', body)))
     return found

@@ -384,6 +384,14 @@ def test_a_wrong_method_is_an_error_of_the_api(client, method):
         assert caught.value.type == "invalid_request_error"
 
 
+@pytest.mark.parametrize("path", ["", "/", "/files", "/models/", "/chat/completions/", "/audio/x"])
+def test_what_leads_nowhere_is_an_error_of_the_api(client, path):
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.get(path, cast_to=object)
+    assert set(caught.value.body) == {"message", "type", "param", "code"}
+    assert (caught.value.type, caught.value.code) == ("invalid_request_error", "not_found")
+
+
 def test_error_in_mid_stream_reaches_the_caller(client):
     said = [{"role": "user", "content": "fail"}]
     stream = client.chat.completions.create(model="ask", messages=said, stream=True)

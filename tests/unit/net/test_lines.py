@@ -10,6 +10,7 @@ import pytest
 
 from mesh.errors import NotFound
 from mesh.net import lines
+from mesh.net.lines import LinesPeer
 from mesh.net.peers import Peers, Reply
 from mesh.settings.schema import Limits
 from mesh.wire.lines import LineReader
@@ -130,3 +131,30 @@ def test_who_has_said_all_is_answered_before_the_end() -> None:
         assert [2, 1] == [json.loads(line)["id"] for line in lines_told]
 
     talk(scenario)
+
+
+@pytest.mark.parametrize("rest", [b"", b'{"id":'])
+def test_a_connection_that_asks_nothing_is_closed(rest: bytes) -> None:
+    """Half a line holds no socket either; a request that is under way does."""
+
+    async def main() -> None:
+        server = Peers(mesh_name="demo", node="n0", secret="", limits=Limits())
+        server.serve("lines", process)
+        host, port = (await server.listen("127.0.0.1:0")).split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b'{"id":1,"method":"slow"}\n' + rest)
+        while not (found := [x for x in server._others if isinstance(x, LinesPeer)]):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        (peer,) = found
+        peer._since_s -= lines.IDLE_S
+        server._on_tick()
+        assert 1 == json.loads(await reader.readline())["id"]
+        server._on_tick()
+        peer._since_s -= lines.IDLE_S
+        server._on_tick()
+        assert b"" == await reader.read()
+        assert {"idle": 1} == +server.endings
+        writer.close()
+        await server.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
