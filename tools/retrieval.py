@@ -25,6 +25,7 @@ from mesh.index.store import Document
 from mesh.models import sources
 from mesh.roles.base import Context, Role
 from mesh.wire.messages import Fields
+from tools import stop
 
 QUESTIONS = Path("tests/retrieval/questions.toml")
 TOP = 5
@@ -145,4 +146,4 @@ def _print(questions: Sequence[Question], found: Found, with_misses: bool) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stop.run(main)

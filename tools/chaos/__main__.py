@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
-from tools import place
+from tools import place, stop
 from tools.chaos.calm import CALMS
 from tools.chaos.fabric import Fabric, NoFabric
 from tools.chaos.faults import FAULTS, Fault
@@ -24,7 +24,6 @@ from tools.chaos.record import Row
 from tools.chaos.scene import Scene, open_scene
 from tools.chaos.strain import STRAINS, Finding
 
-STOPPED = 130  # what shells say of a program that Ctrl-C ended
 FAULT_S_MAX = 120.0
 CALM_S_MAX = 300.0  # the demo starts, and its lag of the start is let go
 HEAD = (
@@ -43,14 +42,6 @@ examples:
 def main() -> int:
     """Run the faults and return the exit code."""
     options = _options()
-    try:
-        return _break(options)
-    except KeyboardInterrupt:
-        print("\nstopped, and the nodes with it", file=sys.stderr)
-        return STOPPED
-
-
-def _break(options: argparse.Namespace) -> int:
     if options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
         return asyncio.run(_run(options, Path(tempfile.mkdtemp(dir=options.folder))))
@@ -176,4 +167,4 @@ def _problems(fault: Fault, row: Row) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stop.run(main, "stopped, and the nodes with it")

@@ -1,7 +1,8 @@
 """Compares one node doing everything with several, measured in one run.
 
 Shell: starts and stops what it measures; prints a table and writes
-`comparison_results_<time>.json`, which `tools.report` draws.
+`comparison_results_<time>.json`, which `tools.report` draws. Exit codes: 1 if a request failed,
+130 when stopped by Ctrl-C.
 
     python -m tools.compare
     python -m tools.compare --rows batches,kept,hedging      each optimisation switched off
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tools import place
+from tools import place, stop
 from tools.compare.measure import Plan, compare
 from tools.compare.sides import SETS, Side, sides_of
 from tools.fleet import NodeDied
@@ -32,6 +32,7 @@ from tools.loadgen.machine import environment
 from tools.loadgen.plan import Load
 from tools.loadgen.summary import is_thin
 
+ENDED = "stopped, and the nodes with it; nothing is written"
 TABLE_WIDTH = 190  # a table that is cut is worse than one that a narrow terminal folds
 EXAMPLES = """examples:
   python -m tools.compare
@@ -57,9 +58,9 @@ def main() -> int:
     except (NodeDied, TimeoutError) as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        console.print("stopped, and the nodes with it", style="red")
-        return 1
+    except asyncio.CancelledError:  # by SIGTERM
+        console.print(ENDED, style="red")
+        return stop.STOPPED
     show(console, results)
     path = chosen.out or Path(f"comparison_results_{datetime.now(UTC):%Y%m%d_%H%M%S}.json")
     path.write_bytes(orjson.dumps(document(results), option=orjson.OPT_INDENT_2))
@@ -180,4 +181,4 @@ def _contract(one: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stop.run(main, ENDED)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,13 @@ from urllib.parse import urlsplit
 import msgspec
 import orjson
 
-from tools import place
+from tools import place, stop
 from tools.loadgen import phase
 from tools.loadgen.crew import Crew
 from tools.loadgen.kind import KINDS, What
 from tools.loadgen.machine import environment
 from tools.loadgen.plan import ARRIVALS, Load
 from tools.loadgen.show import block
-
-STOPPED = 130  # what shells say of a program that Ctrl-C ended
 
 EXAMPLES = """examples:
   python -m tools.loadgen --requests 100 --concurrent 8
@@ -57,11 +54,7 @@ def main() -> int:
         place.check(Path(chosen.out))
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    try:
-        results = asyncio.run(measure(crew, loads, warmup=chosen.warmup))
-    except KeyboardInterrupt:
-        print("\nstopped; nothing is written", file=sys.stderr)
-        return STOPPED
+    results = asyncio.run(measure(crew, loads, warmup=chosen.warmup))
     facts = environment(
         "tools.loadgen", targets=crew.targets, seed=crew.seed, processes=crew.processes
     )
@@ -197,4 +190,4 @@ async def measure(crew: Crew, loads: list[Load], *, warmup: int = 0) -> list[dic
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stop.run(main, "stopped; nothing is written")
