@@ -16,9 +16,9 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import faiss
 import msgspec
@@ -124,9 +124,23 @@ def build_index(
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it if we die
+    """Hold a lock file, which is gone after the last who waits for it."""
+    lock = _taken(path)
+    try:
         yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: nobody else can hold the file of this name
+        lock.close()
+
+
+def _taken(path: Path) -> TextIO:
+    while True:
+        lock = path.open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it if we die
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()  # its holder removed it while we waited: the name is another file's, or free
 
 
 def _recover(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -230,3 +232,20 @@ def test_an_index_is_a_name_in_the_cache_or_a_path(tmp_path, name, expected):
     from pathlib import Path
 
     assert index_folder(name, Path("c")) == Path(expected)
+
+
+def test_one_builds_at_a_time_and_leaves_no_lock(tmp_path):
+    """Those who waited for a file that is gone take the new one, one after another."""
+    path, inside, most = tmp_path / "i.lock", 0, 0
+
+    def hold(_):
+        nonlocal inside, most
+        with build._locked(path):
+            inside += 1
+            most = max(most, inside)
+            os.sched_yield()
+            inside -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(hold, range(40)))
+    assert (most, list(tmp_path.iterdir())) == (1, [])

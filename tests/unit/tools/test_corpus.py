@@ -93,6 +93,7 @@ def test_documents_and_a_folder_are_indexed_from_the_command_line(tmp_path, caps
     assert "built" in capsys.readouterr().out
     assert corpus.main(command) == 0
     assert "up to date" in capsys.readouterr().out
+    assert {"model", "documents.db", "out"} == {each.name for each in tmp_path.iterdir()}
     index = open_index(tmp_path / "out")
     assert (index.meta.count, index.meta.corpus) == (1, "documents documents.db")
     index.store.close()
