@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import socket
@@ -479,9 +478,13 @@ def test_a_head_that_never_ends_is_not_waited_for(tmp_path, monkeypatch):
                 async with asyncio.timeout(5):
                     while not reader.at_eof():
                         writer.write(b"a")
-                        with contextlib.suppress(TimeoutError):
+                        try:
                             async with asyncio.timeout(0.01):
                                 assert await reader.read() == b""
+                        except TimeoutError:
+                            pass
+                        except ConnectionResetError:
+                            break  # our byte came to a socket that was closed
                 writer.close()
             assert not node._site._front._handed_over
 
