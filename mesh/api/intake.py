@@ -23,6 +23,7 @@ from mesh.observe.traces import continued
 from mesh.policy import deadline
 from mesh.policy.request import Priority, Request
 from mesh.settings.schema import Limits
+from mesh.wire.wording import sentence
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 _chance = random.Random()  # ids are no secrets; asking the system for each would cost 2 µs
@@ -220,8 +221,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        text = str(error).replace("`", "")
-        raise Unprocessable(f"field {name!r}: {text[0].lower()}{text[1:]}") from error
+        raise Unprocessable(sentence(error, name), param=name) from error
     except TypeError:
         return value  # a type of the role's own that JSON cannot be checked against
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mesh.errors import BadRequest
+from mesh.wire.wording import sentence
 
 CHOICES_MAX = 64  # answers to one request: prompts times n
 STOPS_MAX = 16  # strings per request, as of the role; OpenAI takes 4
@@ -22,8 +23,7 @@ COMPLETION_TOKENS = 16  # OpenAI's default, which clients of this old route coun
 _SILENT = ("assistant", "function", "tool")  # who may have called a tool, or answered nothing
 _SEED_STEP = 0x9E3779B97F4A7C15  # golden ratio of 2**64: seeds of choices lie far apart
 _SEED_MAX = 2**63 - 1
-_PATH = re.compile(r" - at `\$\.?([A-Za-z_]*)")
-_MISSING = re.compile(r"missing required field `(\w+)`")
+_FIELD = re.compile(r"\w*")  # of the body, with which the place of a fault begins
 
 NAMES = {
     "tokens_max": "max_tokens",
@@ -217,9 +217,8 @@ def converted(body: Mapping[str, Any], kind: type[Any]) -> Any:
     try:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
-        text = str(error)
-        found = _PATH.search(text) or _MISSING.search(text)
-        raise BadRequest(text.replace("`", ""), param=found[1] if found else "") from error
+        text = sentence(error, "")
+        raise BadRequest(text, param=_FIELD.match(text)[0]) from error  # type: ignore[index]
 
 
 def _manner(form: Options, odds: int | None) -> dict[str, Any]:

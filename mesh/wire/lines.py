@@ -17,6 +17,7 @@ import msgspec
 import orjson
 
 from mesh.errors import MeshError, TooLarge
+from mesh.wire.wording import sentence
 
 LINE_BYTES_MAX = 4 << 20
 FIRST_BYTE = b"{"
@@ -78,7 +79,7 @@ def _read(line: bytes) -> LineRequest | BadLine:
             # JSON as far as it was read, but no request: answer to its id, if it has one.
             value = msgspec.json.decode(line)
             request_id = value.get("id") if isinstance(value, dict) else None
-            return BadLine(error_line(request_id, f"invalid_request: {error}"))
+            return BadLine(error_line(request_id, f"invalid_request: {sentence(error, '')}"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return BadLine(error_line(None, f"invalid_json: {error}"))
 

@@ -63,7 +63,7 @@ MISFITS = [
 
 @pytest.mark.parametrize(("kind", "value"), MISFITS)
 def test_misfits_are_named(kind, value):
-    with pytest.raises(Unprocessable, match="field 'f': expected"):
+    with pytest.raises(Unprocessable, match=r"^f(\[0\])? must be "):
         intake.typed({"f": value}, {"f": kind})
 
 
