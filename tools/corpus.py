@@ -189,6 +189,7 @@ class _Bar:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=console,
+            disable=not console.is_terminal,  # it would end in an empty line
         )
         self._tasks: dict[str, TaskID] = {}
 

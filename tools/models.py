@@ -88,7 +88,13 @@ def _models_of(topology: Path) -> dict[str, Model]:
 def _fetch(wanted: Sequence[Model], console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     for model in wanted:
-        with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as bar:
+        with Progress(
+            *columns,
+            TransferSpeedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,  # it would end in an empty line
+        ) as bar:
             task = bar.add_task(model.source, total=None)
 
             def show(what: str, done_bytes: int, total_bytes: int, task=task, bar=bar) -> None:

@@ -92,7 +92,9 @@ def test_documents_and_a_folder_are_indexed_from_the_command_line(tmp_path, caps
     assert corpus.main(command) == 0
     assert "built" in capsys.readouterr().out
     assert corpus.main(command) == 0
-    assert "up to date" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert (said.out.count("\n"), said.err) == (1, "")
+    assert "up to date" in said.out
     assert {"model", "documents.db", "out"} == {each.name for each in tmp_path.iterdir()}
     index = open_index(tmp_path / "out")
     assert (index.meta.count, index.meta.corpus) == (1, "documents documents.db")

@@ -20,7 +20,8 @@ def topology(tmp_path, monkeypatch):
 def test_a_topologys_models_are_fetched_and_listed(topology, capsys):
     assert models.main(["fetch", "--topology", str(topology)]) == 0
     assert models.main(["list", "--topology", str(topology)]) == 0
-    assert capsys.readouterr().out.count("weights") == 4
+    said = capsys.readouterr()
+    assert (said.out.count("weights"), said.err) == (4, "")
     assert models.main(["list"]) == 0
 
 
