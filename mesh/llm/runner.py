@@ -1,8 +1,9 @@
 """Computes one step of a language model: rows and a chunk in, next tokens out.
 
-Arithmetic, no asyncio; `llm.engine` calls it in its own thread. A row's result does not
-depend on its company: chunks are computed one sequence at a time, rows by products that
-treat each row alone.
+Arithmetic, no asyncio; `llm.engine` calls it in its own thread. Chunks are computed one
+sequence at a time, rows by products that treat each row alone: a row's result does not depend
+on its company. But for rounding, where matrices are quantised: a step of many sequences
+multiplies by other forms than one of few (`models.quantize`).
 """
 
 from __future__ import annotations

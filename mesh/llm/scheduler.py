@@ -14,7 +14,8 @@ Rules, in order of authority:
 3. Who came first is admitted first; nobody overtakes because it is small.
 4. Nobody is admitted without room for its prompt. When room runs out, the newest of the
    lowest priority gives way: it keeps its tokens and its place in the queue, and what it had
-   said is computed again row by row, by the same products as the first time.
+   said is computed again row by row, by the same products as the first time (of quantised
+   matrices: by those for as many sequences as there are then).
    What is only kept warm (`llm.prefix`) goes before anybody gives way.
 5. Whoever is cancelled or late leaves with the step in which that is known.
 """

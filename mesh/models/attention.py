@@ -46,12 +46,14 @@ class Rows:
     """One decoding step: a row for each of `M` sequences, ordered by slot.
 
     Attributes:
+        sequences: whose rows they are; fewer than rows where some have several.
         turns: see `Rotary.rows`; none without rotary positions.
         targets: `[M·2K]` where the rows' keys and values are written.
         runs: what attends together.
     """
 
     count: int
+    sequences: int
     turns: tuple[Tensor, ...]
     targets: Tensor
     runs: tuple[Run, ...]
@@ -170,6 +172,7 @@ def rows(
     places, lengths = torch.tensor(slots), torch.tensor(positions)
     return Rows(
         count=len(slots),
+        sequences=len(set(slots)),
         turns=rotary.rows(lengths) if rotary else (),
         targets=cache.targets(places, lengths),
         runs=tuple(_run(cache, lengths, *bounds) for bounds in runs(slots, positions)),

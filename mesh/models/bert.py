@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch.nn import functional
 
 from mesh.errors import SetupError
+from mesh.models import packed
 
 PREFIXES = ("", "bert.", "roberta.")  # before each weight's name, by the class it was saved from
 POSITIONS_AFTER_PAD = ("roberta", "xlm-roberta")  # these count positions from pad_token_id + 1
@@ -175,34 +176,22 @@ class Products:
 
     def __init__(self, precision: str = "auto") -> None:
         assert precision in ("auto", "float32", "bfloat16")
-        self._is_fused = torch.backends.mkldnn.is_available()
         if precision == "auto":
-            precision = "bfloat16" if self._is_fused and _multiplies_bfloat16() else "float32"
+            can = packed.is_available() and packed.multiplies_bfloat16()
+            precision = "bfloat16" if can else "float32"
         self.precision = precision
         self._type = torch.bfloat16 if precision == "bfloat16" else torch.float32
 
     def prepared(self, pair: Pair) -> Pair:
         """Return weight and bias such that `linear` takes them."""
         weight, bias = (one.to(self._type).contiguous() for one in pair)
-        if self._is_fused:
-            weight = torch.ops.mkldnn._reorder_linear_weight(weight)
-        return weight, bias
+        return packed.pack(weight), bias
 
     def linear(
         self, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, act: str
     ) -> torch.Tensor:
         """Return act(states @ weight.T + bias); `act` is "gelu" or "none"."""
-        states = states.to(self._type)
-        if self._is_fused:  # gelu "none" is the erf form
-            return torch.ops.mkldnn._linear_pointwise(states, weight, bias, act, [], "none")
-        product = functional.linear(states, weight, bias)
-        return functional.gelu(product) if act == "gelu" else product
-
-
-def _multiplies_bfloat16() -> bool:
-    """Return whether the processor has instructions for it: without them it is slower."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in names)
+        return packed.product(states.to(self._type), weight, bias, act)
 
 
 def _reader(path: Path) -> Take:

@@ -77,15 +77,15 @@ class Layer:
         """Return what its matrices take."""
         return sum(part.size_bytes for part in (self.qkv, self.o, self.up, self.down))
 
-    def tensors(self) -> Weights:
-        """Return it as `layers.through` reads it."""
+    def tensors(self, sequences: int) -> Weights:
+        """Return it as `layers.through` reads it in a step of so many sequences."""
         return Weights(
             attn_norm=self.attn_norm.scale(),
-            qkv=self.qkv.product(self.qkv_bias),
-            o=self.o.product(self.o_bias),
+            qkv=self.qkv.product(self.qkv_bias, sequences),
+            o=self.o.product(self.o_bias, sequences),
             mlp_norm=self.mlp_norm.scale(),
-            up=self.up.product(self.up_bias),
-            down=self.down.product(self.down_bias),
+            up=self.up.product(self.up_bias, sequences),
+            down=self.down.product(self.down_bias, sequences),
         )
 
 
@@ -171,7 +171,7 @@ class Stage:
             self._rotary = Rotary(shape, cap, checkpoint.rope_factors())
         self._scale = shape.head_width**-0.5
         self._spaces: dict[int, Buffers] = {}
-        self._weights = [layer.tensors() for layer in self.layers]
+        self._weights: dict[int, list[Weights]] = {}
         self._through = compiled()
 
     def size_bytes(self) -> int:
@@ -256,8 +256,16 @@ class Stage:
         memory = Memory(self.cache.flat, [keys for keys, _ in views], [vs for _, vs in views])
         is_gated = self.architecture.family == "llama"
         eps = self.architecture.norm_eps
-        self._through(self._weights, space, plan, memory, eps, self._scale, is_gated)
+        weights = self._weights_of(step.sequences)
+        self._through(weights, space, plan, memory, eps, self._scale, is_gated)
         return space.x
+
+    def _weights_of(self, sequences: int) -> list[Weights]:
+        found = self._weights.get(sequences)
+        if found is None:
+            found = [layer.tensors(sequences) for layer in self.layers]
+            self._weights[sequences] = found
+        return found
 
 
 def _biased(x: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mesh.models.packed import product as dense_product
+
 log = logging.getLogger(__name__)
 
 
 class Product(NamedTuple):
-    """A matrix `[N, K]` with its bias: 4 or 8 bits a number, or 0 for as it is."""
+    """A matrix `[N, K]` with its bias: 4 or 8 bits a number, or 0 for as it is, perhaps packed."""
 
     weight: Tensor
     scales: Tensor | None
@@ -94,7 +96,7 @@ def multiply(x: Tensor, product: Product) -> Tensor:
     """Return `x @ W.T + b`; where it is quantised, a row's result is its own."""
     scales = product.scales
     if scales is None:
-        return torch.nn.functional.linear(x, product.weight, product.bias)
+        return dense_product(x, product.weight, product.bias)
     if product.bits == 4:
         y = torch._weight_int4pack_mm_for_cpu(x, product.weight, product.group, scales)
     else:

@@ -4,28 +4,45 @@ Arithmetic; used by `models.decoder`. What torch's CPU kernels do decides the fo
 
     int4   `_weight_int4pack_mm_for_cpu`: groups of 32, bf16 in and out. GGUF's Q4_0 and
            Q4_1 map onto it one to one. Weights are read once per 4 rows, and a row's result
-           does not depend on its neighbours: decoding in batches equals decoding alone.
+           does not depend on its neighbours.
     int8   `_weight_int8pack_mm`: one scale per output row, otherwise alike.
-    bf16   oneDNN: the fastest from about 32 rows up; results depend on the number of rows.
+    bf16   oneDNN, packed (`models.packed`): the fastest for more rows than a few. On Zen 5 a
+           row's result was the same bit by bit for every number of rows up to 512; other
+           processors' kernels need not keep that.
 
-A quantised matrix keeps a bf16 copy beside it for wide steps (prefill) unless told not to.
+A quantised matrix keeps a bf16 copy beside it for prompts, and for decoding steps of more than
+`FEW_INT4` or `FEW_INT8` sequences, unless told not to. So decoding in batches equals decoding
+alone up to that many sequences, or with any number where there is no copy; beyond, within
+rounding. It is sequences that count and not rows: neither drafts nor positions said again after
+a loss change how a step is rounded.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
+from mesh.models import packed
 from mesh.models.layers import Product
 from mesh.models.shelf import SHELVES
 
 GROUP = 32  # GGUF's block; the int4 kernel takes 32, 64, 128 or 256
-ROWS_NARROW_MAX = 24  # measured on two Zen 4 cores: int4 and bf16 meet at 20 to 30 rows
+# Rows up to which a quantised form is faster than bf16: both kernels read their weights anew for
+# each four rows. All matrices of SmolLM2's layers on two Zen 5 cores, milliseconds:
+#
+#     rows       4     5     8     9    16
+#     int4     3.8   6.5   6.7   9.3  11.9
+#     int8     4.5  10.2  10.2  11.9  16.0
+#     packed   6.5   6.8   7.7   8.3   9.9
+#
+# On one core they meet at the same rows.
+FEW_INT4, FEW_INT8 = 8, 4
+FEW_PLAIN = 24  # where bf16 cannot be packed: on two Zen 4 cores they met at 20 to 30 rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +102,29 @@ class Matrix(Protocol):
     def wide(self, x: Tensor) -> Tensor:
         """Return `[M, N]` by whatever is fastest for that many rows."""
 
-    def product(self, bias: Tensor | None) -> Product:
-        """Return what `narrow` multiplies with, for steps that run without Python."""
+    def product(self, bias: Tensor | None, sequences: int = 1) -> Product:
+        """Return what a decoding step of so many sequences multiplies with, without Python."""
 
 
 class Dense:
     """A matrix as it is; the type of its numbers is that of its products."""
 
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight.contiguous()
+        can_pack = weight.dtype == torch.bfloat16 and packed.multiplies_bfloat16()
+        self._weight = packed.pack(weight) if can_pack else weight.contiguous()
+        self.is_packed = self._weight.is_mkldnn
         self.shape = (weight.shape[0], weight.shape[1])
-        self.size_bytes = weight.numel() * weight.element_size()
+        self.size_bytes = packed.size_bytes(self._weight)
 
     def narrow(self, x: Tensor) -> Tensor:
         """Return `[M, N]`."""
-        return linear(x, self.weight)
+        return packed.product(x, self._weight, None)
 
     wide = narrow
 
-    def product(self, bias: Tensor | None) -> Product:
+    def product(self, bias: Tensor | None, sequences: int = 1) -> Product:
         """Return what `narrow` multiplies with."""
-        return Product(self.weight, None, 0, 0, bias)
+        return Product(self._weight, None, 0, 0, bias)
 
 
 class Int4:
@@ -116,27 +135,31 @@ class Int4:
         assert can_int4(blocks.shape)
         self.shape, self._group = blocks.shape, blocks.group
         # The bytes' order depends on the processor at hand: never kept, never sent.
-        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(blocks.codes.to(torch.int32), 1)
-        self._packed = SHELVES.keep(packed)
+        ordered = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
+            blocks.codes.to(torch.int32), 1
+        )
+        self._codes = SHELVES.keep(ordered)
         pairs = torch.stack([blocks.scale, blocks.zero], -1).transpose(0, 1)
         self._scales = SHELVES.keep(pairs.to(torch.bfloat16))
-        self._wide = blocks.dense().to(torch.bfloat16) if has_wide else None
-        self.size_bytes = self._packed.numel() + 2 * self._scales.numel()
-        self.size_bytes += 0 if self._wide is None else 2 * self._wide.numel()
+        self._copy = _Copy(blocks.dense(), FEW_INT4) if has_wide else None
+        self.size_bytes = self._codes.numel() + 2 * self._scales.numel()
+        self.size_bytes += 0 if self._copy is None else self._copy.size_bytes
 
     def narrow(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16, each row by itself."""
-        return torch._weight_int4pack_mm_for_cpu(x, self._packed, self._group, self._scales)
+        return torch._weight_int4pack_mm_for_cpu(x, self._codes, self._group, self._scales)
 
     def wide(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16; which kernel runs depends on `M` only."""
-        if self._wide is not None and x.shape[0] > ROWS_NARROW_MAX:
-            return linear(x, self._wide)
+        if self._copy is not None and x.shape[0] > self._copy.few:
+            return self._copy.narrow(x)
         return self.narrow(x)
 
-    def product(self, bias: Tensor | None) -> Product:
-        """Return what `narrow` multiplies with."""
-        return Product(self._packed, self._scales, 4, self._group, bias)
+    def product(self, bias: Tensor | None, sequences: int = 1) -> Product:
+        """Return what `narrow` multiplies with, or `wide` where there are many sequences."""
+        if self._copy is not None and sequences > self._copy.few_sequences:
+            return self._copy.product(bias)
+        return Product(self._codes, self._scales, 4, self._group, bias)
 
 
 class Int8:
@@ -149,9 +172,9 @@ class Int8:
         self._scale = scale.to(torch.bfloat16)
         codes = torch.round(weight / self._scale.to(torch.float32)[:, None])
         self._codes = SHELVES.keep(codes.clamp(-127, 127).to(torch.int8))
-        self._wide = weight.to(torch.bfloat16) if has_wide else None
+        self._copy = _Copy(weight, FEW_INT8) if has_wide else None
         self.size_bytes = self._codes.numel() + 2 * self._scale.numel()
-        self.size_bytes += 0 if self._wide is None else 2 * self._wide.numel()
+        self.size_bytes += 0 if self._copy is None else self._copy.size_bytes
 
     def narrow(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16, each row by itself."""
@@ -159,13 +182,30 @@ class Int8:
 
     def wide(self, x: Tensor) -> Tensor:
         """Return `[M, N]` bfloat16; which kernel runs depends on `M` only."""
-        if self._wide is not None and x.shape[0] > ROWS_NARROW_MAX:
-            return linear(x, self._wide)
+        if self._copy is not None and x.shape[0] > self._copy.few:
+            return self._copy.narrow(x)
         return self.narrow(x)
 
-    def product(self, bias: Tensor | None) -> Product:
-        """Return what `narrow` multiplies with."""
+    def product(self, bias: Tensor | None, sequences: int = 1) -> Product:
+        """Return what `narrow` multiplies with, or `wide` where there are many sequences."""
+        if self._copy is not None and sequences > self._copy.few_sequences:
+            return self._copy.product(bias)
         return Product(self._codes, self._scale, 8, 0, bias)
+
+
+class _Copy(Dense):
+    """A quantised matrix in bf16, for many rows.
+
+    Attributes:
+        few: rows up to which the quantised form is as fast.
+        few_sequences: decoding steps of more take the copy. Where it cannot be packed none
+            does: a prompt's rows are many enough for plain products, those of a step hardly.
+    """
+
+    def __init__(self, weight: Tensor, few: int) -> None:
+        super().__init__(weight.to(torch.bfloat16))
+        self.few = few if self.is_packed else FEW_PLAIN
+        self.few_sequences = few if self.is_packed else sys.maxsize
 
 
 def can_int4(shape: tuple[int, int]) -> bool:

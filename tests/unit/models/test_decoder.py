@@ -8,6 +8,7 @@ import torch
 from mesh.models.checkpoint import open_checkpoint
 from mesh.models.decoder import Stage
 from mesh.models.ends import Ends
+from mesh.models.quantize import FEW_INT4
 from tests.support.decoders import KINDS, LLAMA, VOCABULARY, write_decoder
 
 PROMPT = [5, 17, 3, 88, 41, 9, 60, 2, 33]
@@ -18,10 +19,10 @@ def folder(request, tmp_path_factory):
     return write_decoder(tmp_path_factory.mktemp(request.param), KINDS[request.param])
 
 
-def open_whole(folder, form="float32", **options):
+def open_whole(folder, form="float32", slots=4, **options):
     checkpoint = open_checkpoint(folder)
     layers = checkpoint.architecture.layers
-    stage = Stage(checkpoint, 0, layers, form=form, slots=4, cap=192, **options)
+    stage = Stage(checkpoint, 0, layers, form=form, slots=slots, cap=192, **options)
     return stage, Ends(checkpoint, form=form)
 
 
@@ -122,6 +123,33 @@ def test_a_row_in_company_equals_the_row_alone_bit_by_bit(folder, form):
     together = stage.decode(x, stage.rows([0, 1, 2, 3], lengths))
     assert torch.equal(torch.cat(alone), together)
     assert torch.equal(torch.cat([ends.scores(each) for each in alone]), ends.scores(together))
+
+
+@torch.inference_mode()
+def test_rows_of_few_sequences_are_rounded_as_one_is(folder):
+    """With several rows each, as drafts have, and more of them than the narrow form is for."""
+    stage, ends = open_whole(folder, "int4")
+    tokens, many = PROMPT[:6], 3
+    positions = [*range(len(tokens))] * many
+    x = ends.embed(tokens * many, positions)
+    slots = [slot for slot in range(many) for _ in tokens]
+    assert len(slots) > FEW_INT4
+    together = stage.decode(x, stage.rows(slots, positions)).clone()
+    each = [
+        stage.decode(x[at : at + 1], stage.rows([3], [at])).clone() for at in range(len(tokens))
+    ]
+    assert torch.equal(together, torch.cat(each * many))
+
+
+@torch.inference_mode()
+def test_more_sequences_than_a_few_are_equal_within_rounding(folder):
+    stage, ends = open_whole(folder, "int4", slots=FEW_INT4 + 2)
+    few = list(range(FEW_INT4))
+    many = [*few, FEW_INT4]
+    x = ends.embed([5] * len(many), [0] * len(many))
+    expected = stage.decode(x[: len(few)], stage.rows(few, [0] * len(few))).clone()
+    found = stage.decode(x, stage.rows(many, [0] * len(many)))[: len(few)]
+    assert float((found - expected).norm() / expected.norm()) < 0.05
 
 
 @torch.inference_mode()

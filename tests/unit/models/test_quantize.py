@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mesh.models import packed
+from mesh.models.layers import multiply
 from mesh.models.quantize import (
-    ROWS_NARROW_MAX,
+    FEW_INT4,
+    FEW_INT8,
+    FEW_PLAIN,
     Blocks,
+    Dense,
     Int4,
     Int8,
     can_int4,
@@ -30,7 +35,7 @@ def rows(count, width=128):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(1)).bfloat16()
 
 
-@pytest.mark.parametrize("count", [1, 4, 7, ROWS_NARROW_MAX + 1])
+@pytest.mark.parametrize("count", [1, 4, 7, FEW_PLAIN + 1])
 def test_int4_multiplies_by_what_it_was_given(weight, count):
     blocks, x = to_int4(weight), rows(count)
     expected = x.float() @ blocks.dense().T
@@ -38,7 +43,7 @@ def test_int4_multiplies_by_what_it_was_given(weight, count):
     assert snr_db(Int4(blocks).wide(x), expected) > 40
 
 
-@pytest.mark.parametrize("count", [1, 4, 7, ROWS_NARROW_MAX + 1])
+@pytest.mark.parametrize("count", [1, 4, 7, FEW_PLAIN + 1])
 def test_int8_multiplies_by_nearly_what_it_was_given(weight, count):
     x = rows(count)
     for product in (Int8(weight).narrow(x), Int8(weight).wide(x)):
@@ -51,6 +56,28 @@ def test_a_rows_product_is_its_own(weight, form):
     alone = torch.cat([product.narrow(x[at : at + 1]) for at in range(19)])
     for count in range(1, 20):
         assert torch.equal(product.narrow(x[:count]), alone[:count])
+
+
+@pytest.mark.parametrize(("form", "few"), [("int4", FEW_INT4), ("int8", FEW_INT8)])
+def test_steps_of_many_sequences_take_the_copy(weight, form, few):
+    """However many rows there are, and never where there is none."""
+    product, x = matrix(weight, form), rows(3 * few)
+    narrow = product.narrow(x)
+    assert torch.equal(multiply(x, product.product(None, few)), narrow)
+    many = multiply(x, product.product(None, few + 1))
+    if packed.is_available() and packed.multiplies_bfloat16():
+        dense = to_int4(weight).dense() if form == "int4" else weight
+        assert torch.equal(many, Dense(dense.bfloat16()).narrow(x))
+    assert snr_db(many, narrow.float()) > 38
+    alone = matrix(weight, form, has_wide=False)
+    assert torch.equal(multiply(x, alone.product(None, few + 1)), narrow)
+
+
+def test_without_instructions_for_bf16_steps_stay_narrow(weight, monkeypatch):
+    monkeypatch.setattr(packed, "multiplies_bfloat16", lambda: False)
+    product, x = matrix(weight, "int4"), rows(FEW_PLAIN)
+    assert torch.equal(multiply(x, product.product(None, 1000)), product.narrow(x))
+    assert torch.equal(product.wide(x), product.narrow(x))
 
 
 def test_each_group_spans_its_own_numbers(weight):
@@ -79,3 +106,4 @@ def test_the_form_follows_the_weight_and_the_wish(weight):
     assert not can_int4((90, 128))
     assert isinstance(matrix(odd, "int4"), Int8)
     assert matrix(weight, "int8", has_wide=False).size_bytes < 128 * 96 * 1.1
+    assert matrix(weight, "int8").size_bytes >= 128 * 96 * 3
