@@ -38,6 +38,7 @@ EXAMPLES = """examples:
   python -m tools.compare
   python -m tools.compare --requests 64 --concurrent 1,8 --rounds 3
   python -m tools.compare --rows batches,kept,hedging
+  python -m tools.compare --rows protocols --only search
   python -m tools.compare --row "batches of 4: roles.*.batch.items_max=4"
 """
 
@@ -144,7 +145,7 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
         )
     console.print(table)
     console.print(
-        "of: answers/s against the same load of 'distributed', or of the search without hedging; "
+        "of: answers/s against the same load of 'distributed', or of the other search; "
         "memory: of each node; CPU, edge: a request; equal: answers as the first side gave them",
         style="dim",
     )

@@ -98,7 +98,9 @@ async def _measure_side(side: Side, plan: Plan, taken: Taken) -> None:
         await fleet.wait_ready(nodes)
         pipeline = side.pipeline or plan.pipeline
         taken.answers = await _warm_up(nodes[0].url, pipeline, plan.timeout_s)
-        crew = Crew(targets=[nodes[0].url], mix=[What(pipeline=pipeline)], timeout_s=plan.timeout_s)
+        kind = "lines" if side.is_by_lines else "pipeline"
+        what = What(kind, pipeline=pipeline, peer=nodes[0].peer)
+        crew = Crew(targets=[nodes[0].url], mix=[what], timeout_s=plan.timeout_s)
         for load in plan.loads:
             more = msgspec.structs.replace(load, requests=load.requests * side.times)
             result, outcome = await measure_with(crew, more)

@@ -29,6 +29,7 @@ class Side:
         pipeline: which is asked, where that is not the plan's.
         times: how many times the plan's requests, where an answer takes little.
         against: the side that it is set in proportion to.
+        is_by_lines: whether requests come in JSON lines, on the port for nodes.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Side:
     pipeline: str = ""
     times: int = 1
     against: str = "distributed"
+    is_by_lines: bool = False
 
 
 def sides_of(
@@ -124,12 +126,12 @@ def _kept(topology: Document, nodes: Sequence[str]) -> list[Side]:
     return sides
 
 
-def _hedging(topology: Document, nodes: Sequence[str]) -> list[Side]:
-    """A search whose rerankers stand still now and then, with and without a second call."""
+def _search(topology: Document, nodes: Sequence[str], rows: str) -> Document:
+    """Return the search of a topology alone, as the pipeline "find"."""
     whole = copy.deepcopy(topology)
     roles = {name: one for name, one in whole["roles"].items() if one["kind"] in SEARCH}
     if {role["kind"] for role in roles.values()} != set(SEARCH) or len(nodes) < 2:
-        raise ValueError(f"the rows 'hedging' want roles {', '.join(SEARCH)} and two nodes")
+        raise ValueError(f"the rows {rows!r} want roles {', '.join(SEARCH)} and two nodes")
     stages = [
         stage
         for pipeline in whole["pipelines"].values()
@@ -138,7 +140,12 @@ def _hedging(topology: Document, nodes: Sequence[str]) -> list[Side]:
     ]
     outputs = [name for stage in stages for name in stage["give"].values()]
     find = {"input": ["query"], "output": outputs[-1:], "stages": stages}
-    small = {**whole, "roles": roles, "pipelines": {"find": find}}
+    return {**whole, "roles": roles, "pipelines": {"find": find}}
+
+
+def _hedging(topology: Document, nodes: Sequence[str]) -> list[Side]:
+    """A search whose rerankers stand still now and then, with and without a second call."""
+    small = _search(topology, nodes, "hedging")
     sides = []
     for name, kind in (("one call only", "HaltingOnce"), ("hedged", "Halting")):
         changed = copy.deepcopy(small)
@@ -151,10 +158,20 @@ def _hedging(topology: Document, nodes: Sequence[str]) -> list[Side]:
     return sides
 
 
+def _protocols(topology: Document, nodes: Sequence[str]) -> list[Side]:
+    """The same search, asked by HTTP with JSON, and by JSON lines: an answer takes little."""
+    small, first = _search(topology, nodes, "protocols"), "search by HTTP"
+    return [
+        Side(name, small, tuple(nodes), "find", 10, first, is_by_lines=name != first)
+        for name in (first, "search by JSON lines")
+    ]
+
+
 SETS: dict[str, Callable[[Document, Sequence[str]], list[Side]]] = {
     "batches": _batches,
     "kept": _kept,
     "hedging": _hedging,
+    "protocols": _protocols,
 }
 
 

@@ -77,7 +77,8 @@ def arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--target", action="append", default=[], metavar="URL", help="a node; may be repeated")
     add("--kind", choices=sorted(KINDS), default="pipeline", help="what to send (pipeline)")
-    add("--pipeline", default="ask", help="with --kind pipeline: which (ask)")
+    add("--pipeline", default="ask", help="with --kind pipeline or lines: which (ask)")
+    add("--peer", default="", metavar="HOST:PORT", help="with --kind lines: listen.peer of a node")
     add("--path", default="", help="with --kind post: where to")
     add("--model", default="", help="with --kind chat or infer: which")
     add("--questions", metavar="FILE", help="one question, or one JSON object, per line")
@@ -116,6 +117,7 @@ def plan(chosen: argparse.Namespace) -> tuple[Crew, list[Load]]:
         targets = targets or scenario.target
     problems = [f"{load.name}: {text}" for load in loads for text in load.problems()]
     problems += [f"no kind {one.kind!r}" for one in mix if one.kind not in KINDS]
+    problems += ["lines want a --peer" for one in mix if one.kind == "lines" and not one.peer]
     problems += [f"expected http://HOST:PORT, not {one!r}" for one in targets if not _is_url(one)]
     if chosen.timeout <= 0 or chosen.processes < 1:
         problems.append("timeout and processes are more than 0")
@@ -152,6 +154,7 @@ def _what_of(chosen: argparse.Namespace) -> What:
         encoding=chosen.encoding,
         model=chosen.model,
         tokens_max=chosen.tokens,
+        peer=chosen.peer,
     )
 
 

@@ -41,7 +41,7 @@ QUESTIONS = (
 class What(Struct, frozen=True, forbid_unknown_fields=True):
     """One kind of request in a run, as the command line or a scenario file names it."""
 
-    kind: str = "pipeline"  # pipeline | query | infer | chat | post
+    kind: str = "pipeline"  # pipeline | lines | query | infer | chat | post
     weight: float = 1.0  # share of the mix
     pipeline: str = "ask"
     path: str = ""  # post: where to
@@ -52,6 +52,7 @@ class What(Struct, frozen=True, forbid_unknown_fields=True):
     model: str = ""  # infer, chat
     tokens_max: int = 64  # chat
     temperature: float = 0.0  # chat
+    peer: str = ""  # lines: "host:port" on which the node speaks to others
 
 
 class Ready(Struct, frozen=True):
@@ -62,6 +63,7 @@ class Ready(Struct, frozen=True):
     content_type: str = JSON
     is_stream: bool = False
     number: int = 0
+    is_line: bool = False  # then `path` is an address
 
 
 class Verdict(Struct, frozen=True):
@@ -155,6 +157,25 @@ class Pipeline(Kind):
         if "answer" in answer and not answer["answer"]:
             return Verdict("wrong_answer", note="an empty answer")
         return Verdict(stages=tuple(stage_of(one) for one in trace.get("stages", ())))
+
+
+class Lines(Pipeline):
+    """A pipeline by JSON lines on the port for nodes; right as by HTTP, and with its own id."""
+
+    def ready(self, number: int) -> Ready:
+        """Return a line."""
+        head = orjson.dumps({"id": self.id_of(number), "method": self.what.pipeline})
+        body = self.bodies[number % len(self.bodies)]
+        line = b'%b,"params":%b}\n' % (head[:-1], body)
+        return Ready(self.what.peer, (line,), number=number, is_line=True)
+
+    def read(self, ready: Ready, answer: dict[str, Any]) -> Verdict:
+        """Read the answer in the line."""
+        if "error" in answer:
+            return Verdict("line_error", note=str(answer["error"]))
+        if answer.get("id") != self.id_of(ready.number):
+            return Verdict("wrong_answer", note="another request's id")
+        return super().read(ready, answer["result"])
 
 
 class Query(Kind):
@@ -267,6 +288,7 @@ class Chat(Kind):
 
 KINDS: dict[str, type[Kind]] = {
     "pipeline": Pipeline,
+    "lines": Lines,
     "query": Query,
     "infer": Infer,
     "chat": Chat,

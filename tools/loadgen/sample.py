@@ -22,6 +22,7 @@ FAILURES = {
     "http_504": "the server's deadline passed",
     "http_5xx": "the server failed",
     "stream_error": "a stream ended in an error event",
+    "line_error": "a line was answered with an error",
     "bad_payload": "an answer that cannot be read",
     "wrong_answer": "an answer that is not what was asked for",
     "client_dropped": "not sent: --in-flight-max was reached here",

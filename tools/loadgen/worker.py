@@ -21,6 +21,7 @@ import msgspec
 import orjson
 
 from tools.loadgen.kind import Kind, Ready, Verdict, What, kind_of
+from tools.loadgen.lines import Line, Lines
 from tools.loadgen.plan import Work
 from tools.loadgen.sample import Sample, class_of_status
 
@@ -77,6 +78,7 @@ class Worker:
         self._in_flight = 0
         self._begin_s = 0.0
         self._session: aiohttp.ClientSession
+        self._lines = Lines()
 
     def now_s(self) -> float:
         """Return the seconds since the run began."""
@@ -96,10 +98,10 @@ class Worker:
         self._session, self._begin_s = session, begin_s
         work = self._orders.work
         await asyncio.sleep(max(0.0, -self.now_s()))
-        if work.load.is_open:
-            await self._run_open(work)
-        else:
-            await self._run_closed(work)
+        try:
+            await (self._run_open(work) if work.load.is_open else self._run_closed(work))
+        finally:
+            self._lines.close()
         return self._samples
 
     async def _run_open(self, work: Work) -> None:
@@ -194,13 +196,18 @@ class Worker:
         """Send a request and read its answer to the end."""
         headers = {"Content-Type": ready.content_type, **self._orders.headers}
         data = ready.body[0] if len(ready.body) == 1 else b"".join(ready.body)
-        async with self._session.post(target + ready.path, data=data, headers=headers) as answer:
+        post = (
+            self._lines.post(ready.path, data)
+            if ready.is_line
+            else self._session.post(target + ready.path, data=data, headers=headers)
+        )
+        async with post as answer:
             watch.failure = class_of_status(answer.status)
-            if ready.is_stream and not watch.failure:
-                await self._follow(answer, watch)
-            else:
+            if isinstance(answer, Line) or watch.failure or not ready.is_stream:
                 watch.body = await answer.read()
                 watch.seen_bytes = len(watch.body)
+            else:
+                await self._follow(answer, watch)
         watch.last_s = self.now_s()
         if watch.failure and not watch.note:
             watch.note = watch.body[:NOTE_CHARS_MAX].decode(errors="replace")

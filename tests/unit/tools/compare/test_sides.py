@@ -101,6 +101,13 @@ def test_hedging_differs_only_in_whether_a_call_may_be_asked_twice():
     assert once.topology == hedged.topology
 
 
+def test_protocols_differ_only_in_how_they_ask():
+    *_, by_http, by_lines = sides_of(PROJECTS_OWN, ["n0", "n1", "n2"], sets=["protocols"])
+    assert (False, True) == (by_http.is_by_lines, by_lines.is_by_lines)
+    assert by_http.topology == by_lines.topology
+    assert by_http.name == by_http.against == by_lines.against
+
+
 def test_rows_that_are_not_known_say_what_is():
     with pytest.raises(ValueError, match="batches"):
         sides_of(TOPOLOGY, ["n0"], sets=["nope"])
