@@ -8,7 +8,6 @@ of the loop leaves in one write.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -29,8 +28,6 @@ from mesh.wire.connection import Connection
 from mesh.wire.handshake import Hello
 from mesh.wire.messages import Call, Piece
 from mesh.wire.pulse import SILENCE_S, Pulse
-
-log = logging.getLogger(__name__)
 
 HANDSHAKE_S = 5.0  # a stranger may hold a socket that long
 WRITE_BYTES_MAX = 256 << 10  # handed to the transport at once; more waits here, small ones first
@@ -59,6 +56,7 @@ class Peer(asyncio.Protocol):
         self.address, self.ending = address, ""
         self.remote: Hello | None = None
         self.requests = self.bytes_in = self.bytes_out = 0
+        self.refusal = ""  # why we would not speak to the other side
         self.pulse = Pulse(time.monotonic())
         self._connection = connection
         self._closed = closed
@@ -215,7 +213,7 @@ class Peer(asyncio.Protocol):
             for event in self._connection.receive_data(data):
                 self._on[type(event)](event)
         except RemoteProtocolError as error:
-            log.warning("peer.refused", extra={"peer": self.address, "reason": error.message})
+            self.refusal = error.message
             self.close(error)
         if self._connection.queued_bytes:
             self._flush_soon()
@@ -308,7 +306,7 @@ class Peer(asyncio.Protocol):
         self._flush_soon()
 
     def _on_refused(self, event: events.Refused) -> None:
-        log.warning("peer.refused", extra={"peer": self.address, "reason": event.reason})
+        self.refusal = event.reason
         self._say_and_close(Unreachable(event.reason))
 
     def _on_goodbye(self, event: events.GoodbyeReceived) -> None:

@@ -24,6 +24,7 @@ from mesh.net.calls import Answered, Tell, Told
 from mesh.net.door import Door
 from mesh.net.lines import LinesPeer
 from mesh.net.peer import Peer
+from mesh.net.refusals import Refusals
 from mesh.net.serving import Handler
 from mesh.net.stream import Inbox, Reply, Stream, Way
 from mesh.settings.schema import Limits
@@ -80,6 +81,7 @@ class Peers:
         self._server: asyncio.Server | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._refusals = Refusals()
         self.endings: Counter[str] = Counter()
 
     def serve(self, service: str, handler: Handler) -> None:
@@ -248,6 +250,7 @@ class Peers:
         finally:
             del self._connecting[address]
         self._failures.pop(address, None)
+        self._refusals.forget(address)
         old = self._peers.get(address)
         if old is not None:
             peer.carry_over(old)
@@ -293,6 +296,8 @@ class Peers:
     def _closed(self, peer: Peer | LinesPeer) -> None:
         is_accepted = peer in self._others
         self._others.discard(peer)
+        if isinstance(peer, Peer) and peer.refusal:
+            self._refusals.note(peer.address, peer.refusal, is_accepted=is_accepted)
         if isinstance(peer, Peer) and (peer.remote is not None or is_accepted):
             self.endings[peer.ending if peer.remote is not None else "refused"] += 1
 

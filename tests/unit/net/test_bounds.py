@@ -11,7 +11,7 @@ import pytest
 
 from mesh import client
 from mesh.errors import RemoteProtocolError
-from mesh.net import lines, peers
+from mesh.net import lines, peers, refusals
 from mesh.settings.schema import Limits
 from mesh.wire.messages import Answer, Call
 
@@ -67,3 +67,10 @@ def test_an_event_without_end_is_given_up(monkeypatch):
 
     with pytest.raises(RemoteProtocolError, match="longer than 100 bytes"):
         asyncio.run(main())
+
+
+def test_refusals_that_are_remembered_are_bounded():
+    known = refusals.Refusals()
+    for number in range(refusals.REFUSALS_MAX + 2):
+        known.note(f"10.0.0.{number}:1", "why", is_accepted=True)
+    assert len(known._known) == 2

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ from mesh.net import peers as peers_module
 from mesh.net.peer import HANDSHAKE_S, Peer
 from mesh.net.peers import Peers, Reply
 from mesh.settings.schema import Limits
+from mesh.wire import connection
 from mesh.wire.frames import PREAMBLE
+from mesh.wire.handshake import Hello
 from mesh.wire.messages import Answer, Call, Piece
 from mesh.wire.pulse import QUIET_S, SILENCE_S, TICK_S
 
@@ -527,6 +530,35 @@ def test_strangers_are_refused_with_the_reason(client: dict[str, str], reason: s
         assert 1 == pair.client.endings["unreachable"]
 
     run(scenario, client=node("client", **client), server=node("server", secret="right"))
+
+
+def test_a_node_of_another_version_is_refused_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes again after each pause; both sides say why, and once. Mended, it gets in."""
+    version = {"client": 2, "server": 1}
+
+    def hello(**fields: Any) -> Hello:
+        return Hello(version=version[fields["node"]], **fields)
+
+    monkeypatch.setattr(connection, "Hello", hello)
+
+    async def scenario(pair: Two) -> None:
+        pair.server.serve("echo", echo)
+        for _ in range(3):
+            with pytest.raises(Unreachable, match="expected protocol version 2, found 1"):
+                await pair.call("echo")
+            pair.client._failures.clear()
+        while pair.server.endings["refused"] < 3:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0)
+        reasons = [record.reason for record in caplog.records]
+        assert ["expected protocol version 1, found 2", "expected protocol version 2, found 1"] == (
+            sorted(reasons)
+        )
+        version["client"] = 1
+        await pair.call("echo")
+
+    run(scenario)
 
 
 def test_nodes_with_the_secret_get_in() -> None:
