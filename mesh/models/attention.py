@@ -7,7 +7,9 @@ that were written take room.
 
 Keys and values are float32. For one new row a head, float32 products are twice as fast here
 as the fused bf16 kernel, and measured bit by bit they do not depend on how far the mask
-pads a row, or how many rows go together; bf16 ones do.
+pads a row, or how many rows go together; bf16 ones do. (With four queries or more a head of
+keys, MKL cuts long rows into blocks, and their sums do depend on the padding, in the last bit.)
+They are read from memory, not from caches, so what padding adds costs as what was said.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mesh.models.architecture import Architecture, frequencies
 
-ROUND = 64  # lengths are padded to this: no vector loop ends in a tail, views are reused
+ROUND = 16  # lengths are padded to this, a vector of float32: no loop over one ends in a tail
 VIEWS_MAX = 256  # of runs of slots, before they are made anew
 
 

@@ -15,7 +15,7 @@ complex product. The residual stays float32; products take `dtype`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
@@ -33,7 +33,7 @@ from mesh.models.attention import (
     rows,
 )
 from mesh.models.checkpoint import Checkpoint, dense
-from mesh.models.layers import Buffers, Memory, Plan, Scale, Weights, compiled
+from mesh.models.layers import Buffers, Past, Plan, Scale, Through, Weights, compiled
 from mesh.models.quantize import Matrix, join, matrix
 
 PAD = 16  # columns beside the residual: keeps its rows on cache lines
@@ -54,7 +54,7 @@ class Norm:
         return layer_norm(x, (x.shape[-1],), self.weight, self.bias, eps)
 
     def scale(self) -> Scale:
-        """Return it as `layers.through` reads it."""
+        """Return it as `layers.Through` reads it."""
         return Scale(self.weight, self.bias, self.scaled)
 
 
@@ -78,7 +78,7 @@ class Layer:
         return sum(part.size_bytes for part in (self.qkv, self.o, self.up, self.down))
 
     def tensors(self, sequences: int) -> Weights:
-        """Return it as `layers.through` reads it in a step of so many sequences."""
+        """Return it as `layers.Through` reads it in a step of so many sequences."""
         return Weights(
             attn_norm=self.attn_norm.scale(),
             qkv=self.qkv.product(self.qkv_bias, sequences),
@@ -171,8 +171,7 @@ class Stage:
             self._rotary = Rotary(shape, cap, checkpoint.rope_factors())
         self._scale = shape.head_width**-0.5
         self._spaces: dict[int, Buffers] = {}
-        self._weights: dict[int, list[Weights]] = {}
-        self._through = compiled()
+        self._throughs: dict[int, Callable[[Buffers, Plan, Past], None]] = {}
 
     def size_bytes(self) -> int:
         """Return what the layers' matrices take."""
@@ -253,18 +252,23 @@ class Stage:
             bounds=[(run.first * heads, run.last * heads) for run in step.runs],
             masks=[run.mask for run in step.runs],
         )
-        memory = Memory(self.cache.flat, [keys for keys, _ in views], [vs for _, vs in views])
-        is_gated = self.architecture.family == "llama"
-        eps = self.architecture.norm_eps
-        weights = self._weights_of(step.sequences)
-        self._through(weights, space, plan, memory, eps, self._scale, is_gated)
+        past = Past([keys for keys, _ in views], [values for _, values in views])
+        self._through(step.sequences)(space, plan, past)
         return space.x
 
-    def _weights_of(self, sequences: int) -> list[Weights]:
-        found = self._weights.get(sequences)
+    def _through(self, sequences: int) -> Callable[[Buffers, Plan, Past], None]:
+        """Return what passes rows of so many sequences through the layers."""
+        found = self._throughs.get(sequences)
         if found is None:
-            found = [layer.tensors(sequences) for layer in self.layers]
-            self._weights[sequences] = found
+            found = self._throughs[sequences] = compiled(
+                Through(
+                    [layer.tensors(sequences) for layer in self.layers],
+                    self.cache.flat,
+                    self.architecture.norm_eps,
+                    self._scale,
+                    self.architecture.family == "llama",
+                )
+            )
         return found
 
 

@@ -2,8 +2,12 @@
 
 Arithmetic; used by `models.decoder`, which owns the tensors. With one row, Python between the
 operations costs a seventh of a step, and each operation gives up the interpreter's lock and
-waits for it again. So `through` is written in the part of Python that TorchScript takes, and
+waits for it again. So `Through` is written in the part of Python that TorchScript takes, and
 runs without either; where torch no longer has TorchScript, the same lines run as Python.
+
+What TorchScript does costs too, for the processor's caches are full of weights by then. Tuples
+are taken apart once and not member by member, what stays the same is handed over once and not
+with each step, and loops that mostly run once stand behind a case for once.
 """
 
 import logging
@@ -50,7 +54,7 @@ class Weights(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """What a step with `M` rows writes into; see `decoder.Workspace`."""
+    """What a step with `M` rows writes into; see `decoder.workspace`."""
 
     padded: Tensor
     x: Tensor
@@ -84,95 +88,124 @@ class Plan(NamedTuple):
     masks: list[Tensor]
 
 
-class Memory(NamedTuple):
-    """Keys and values of each layer: flat, and per run and layer as products read them."""
+class Past(NamedTuple):
+    """Keys and values that are read, per run and layer as products take them."""
 
-    flat: list[Tensor]
     keys: list[list[Tensor]]
     values: list[list[Tensor]]
 
 
 def multiply(x: Tensor, product: Product) -> Tensor:
     """Return `x @ W.T + b`; where it is quantised, a row's result is its own."""
-    scales = product.scales
+    weight, scales, bits, group, bias = product
     if scales is None:
-        return dense_product(x, product.weight, product.bias)
-    if product.bits == 4:
-        y = torch._weight_int4pack_mm_for_cpu(x, product.weight, product.group, scales)
+        return dense_product(x, weight, bias)
+    if bits == 4:
+        y = torch._weight_int4pack_mm_for_cpu(x, weight, group, scales)
     else:
-        y = torch._weight_int8pack_mm(x, product.weight, scales)
-    bias = product.bias
+        y = torch._weight_int8pack_mm(x, weight, scales)
     return y if bias is None else y.add_(bias)
 
 
 def normalise(scale: Scale, space: Buffers, eps: float) -> Tensor:
     """Return the rows normalised, in the type of the products."""
-    bias = scale.bias
+    weight, bias, scaled = scale
     if bias is not None:
-        wide = torch.layer_norm(space.x, [space.x.shape[1]], scale.weight, bias, eps)
+        wide = torch.layer_norm(space.x, [space.x.shape[1]], weight, bias, eps)
         return space.normed.copy_(wide)
     torch.ops.aten.linalg_vector_norm(space.padded, 2, [-1], True, out=space.length)
     torch.div(space.x, space.length, out=space.ratio)
-    return torch.mul(space.ratio, scale.scaled, out=space.normed)
+    return torch.mul(space.ratio, scaled, out=space.normed)
 
 
-def attend(index: int, space: Buffers, plan: Plan, memory: Memory, scale: float) -> None:
-    """Keep the rows' keys and values, and let each row see its own past."""
-    for at, raw in enumerate(space.raw):
-        if len(plan.turns) > 0:
-            torch.mul(raw, plan.turns[at], out=space.turned[at])
-        else:
-            space.turned[at].copy_(raw)
-    memory.flat[index].index_copy_(0, plan.targets, space.kv)
-    runs = len(plan.masks)
-    for run in range(runs):
-        keys, values = memory.keys[run][index], memory.values[run][index]
-        q, seen = space.q, space.seen
-        if runs > 1:
+def keep(space: Buffers, plan: Plan, flat: Tensor) -> None:
+    """Turn queries and keys by their positions, and keep the rows' keys and values."""
+    raw, turned, turns = space.raw, space.turned, plan.turns
+    if len(turns) > 0:
+        torch.mul(raw[0], turns[0], out=turned[0])
+        if len(turns) > 1:
+            torch.mul(raw[1], turns[1], out=turned[1])
+    else:
+        for at, part in enumerate(raw):
+            turned[at].copy_(part)
+    flat.index_copy_(0, plan.targets, space.kv)
+
+
+def attend(index: int, space: Buffers, plan: Plan, past: Past, scale: float) -> None:
+    """Let each row see its own past."""
+    masks, keys, values = plan.masks, past.keys, past.values
+    if len(masks) == 1:
+        scores = torch.baddbmm(masks[0], space.q, keys[0][index], alpha=scale)
+        torch.bmm(torch.softmax(scores, -1), values[0][index], out=space.seen)
+    else:
+        for run, mask in enumerate(masks):
             first, last = plan.bounds[run]
-            q, seen = q[first:last], seen[first:last]
-        scores = torch.baddbmm(plan.masks[run], q, keys, alpha=scale)
-        torch.bmm(torch.softmax(scores, -1), values, out=seen)
+            q, seen = space.q[first:last], space.seen[first:last]
+            scores = torch.baddbmm(mask, q, keys[run][index], alpha=scale)
+            torch.bmm(torch.softmax(scores, -1), values[run][index], out=seen)
 
 
-def feed(weights: Weights, space: Buffers, eps: float, is_gated: bool) -> Tensor:
-    """Return what the second half of a layer adds."""
-    up = multiply(normalise(weights.mlp_norm, space, eps), weights.up)
+def feed(space: Buffers, wide: Tensor, down: Product, is_gated: bool) -> Tensor:
+    """Return what the second half of a layer adds, from its wide middle."""
     if not is_gated:
-        return multiply(torch.nn.functional.gelu(up, approximate="tanh"), weights.down)
-    gate, value = up.chunk(2, -1)
+        return multiply(torch.nn.functional.gelu(wide, approximate="tanh"), down)
+    gate, value = wide.chunk(2, -1)
     torch.mul(torch.nn.functional.silu(gate), value, out=space.hidden)
-    return multiply(space.hidden, weights.down)
+    return multiply(space.hidden, down)
 
 
-def through(
-    layers: list[Weights],
-    space: Buffers,
-    plan: Plan,
-    memory: Memory,
-    eps: float,
-    scale: float,
-    is_gated: bool,
-) -> None:
-    """Pass `space.x` through the layers; it is changed in place."""
-    for index, weights in enumerate(layers):
-        space.qkv.copy_(multiply(normalise(weights.attn_norm, space, eps), weights.qkv))
-        attend(index, space, plan, memory, scale)
-        if space.attended.dtype != space.seen_rows.dtype:
-            space.attended.copy_(space.seen_rows)
-        space.x.add_(multiply(space.attended, weights.o))
-        space.x.add_(feed(weights, space, eps, is_gated))
+class Through(torch.nn.Module):
+    """Layers, with their memory: what stays the same from step to step."""
+
+    layers: list[Weights]
+    flat: list[Tensor]
+
+    def __init__(
+        self, layers: list[Weights], flat: list[Tensor], eps: float, scale: float, is_gated: bool
+    ) -> None:
+        """Hold them.
+
+        Args:
+            layers: their weights.
+            flat: keys and values of each layer, one line per head and position.
+            eps: of the norms.
+            scale: of the scores.
+            is_gated: `up` is gate and up, as in the llama family.
+        """
+        super().__init__()
+        self.layers, self.flat = layers, flat
+        self.eps, self.scale, self.is_gated = eps, scale, is_gated
+
+    def forward(self, space: Buffers, plan: Plan, past: Past) -> None:
+        """Pass `space.x` through the layers; it is changed in place."""
+        space, plan, past = Buffers(*space), Plan(*plan), Past(*past)
+        eps, scale, is_gated = self.eps, self.scale, self.is_gated
+        is_cast = space.attended.dtype != space.seen_rows.dtype
+        for index, weights in enumerate(self.layers):
+            attn_norm, qkv, o, mlp_norm, up, down = weights
+            space.qkv.copy_(multiply(normalise(attn_norm, space, eps), qkv))
+            keep(space, plan, self.flat[index])
+            attend(index, space, plan, past, scale)
+            if is_cast:
+                space.attended.copy_(space.seen_rows)
+            space.x.add_(multiply(space.attended, o))
+            wide = multiply(normalise(mlp_norm, space, eps), up)
+            space.x.add_(feed(space, wide, down, is_gated))
 
 
-@cache
-def compiled() -> Callable[..., None]:
-    """Return `through` without Python in it, or as it stands where torch cannot."""
+def compiled(through: Through) -> Callable[[Buffers, Plan, Past], None]:
+    """Return it without Python in it, or as it stands where torch cannot."""
     try:
         with warnings.catch_warnings():
             # Deprecated in favour of torch.compile, which needs a C++ compiler where it runs.
             warnings.simplefilter("ignore", DeprecationWarning)
             found: Any = torch.jit.script(through)
     except (RuntimeError, AttributeError, OSError, NotImplementedError) as error:
-        log.warning("decoder.not_compiled", extra={"why": str(error)})
+        _tell(str(error))
         return through
     return found  # type: ignore[no-any-return]
+
+
+@cache
+def _tell(why: str) -> None:
+    log.warning("decoder.not_compiled", extra={"why": why})

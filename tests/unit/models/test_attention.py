@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mesh.models.architecture import Architecture, frequencies
-from mesh.models.attention import KeyValues, Rotary, chunk_mask, runs
+from mesh.models.attention import ROUND, KeyValues, Rotary, chunk_mask, runs
 
 SHAPE = Architecture(
     kind="llama",
@@ -27,15 +27,37 @@ SHAPE = Architecture(
 @pytest.mark.parametrize(
     ("slots", "positions", "expected"),
     [
-        ([0], [0], [(0, 1, 0, 64)]),
-        ([0, 1, 2], [10, 70, 20], [(0, 3, 0, 128)]),
-        ([0, 2], [10, 10], [(0, 1, 0, 64), (1, 2, 2, 64)]),
-        ([0, 1], [10, 2000], [(0, 1, 0, 64), (1, 2, 1, 2048)]),
-        ([3, 3, 3], [5, 6, 7], [(0, 1, 3, 64), (1, 2, 3, 64), (2, 3, 3, 64)]),
+        ([0], [0], [(0, 1, 0, 16)]),
+        ([0, 1, 2], [10, 70, 20], [(0, 3, 0, 80)]),
+        ([0, 2], [10, 15], [(0, 1, 0, 16), (1, 2, 2, 16)]),
+        ([0, 1], [16, 2000], [(0, 1, 0, 32), (1, 2, 1, 2016)]),
+        ([3, 3, 3], [5, 6, 7], [(0, 1, 3, 16), (1, 2, 3, 16), (2, 3, 3, 16)]),
     ],
 )
 def test_neighbours_of_like_length_attend_together(slots, positions, expected):
     assert expected == runs(slots, positions)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3])
+def test_padding_and_company_change_no_bit_of_what_a_row_sees(queries):
+    """At any length, for as many queries a head of keys as are multiplied without blocks."""
+    random = torch.Generator().manual_seed(queries)
+    past = torch.randn(2, 6, 640, 64, generator=random)
+    q = torch.randn(6, queries, 64, generator=random)
+
+    def seen(heads, padded, length):
+        mask = torch.zeros(len(q[heads]), 1, padded)
+        mask[:, :, length:] = float("-inf")
+        keys, values = past[0, heads, :padded].transpose(1, 2), past[1, heads, :padded]
+        scores = torch.baddbmm(mask, q[heads], keys, alpha=0.125)
+        return torch.bmm(torch.softmax(scores, -1), values)
+
+    for length in (1, 7, 16, 31, 33, 64, 100, 129, 255, 257, 500):
+        least = -(-length // ROUND) * ROUND
+        expected = seen(slice(3, 4), least, length)
+        for padded in (least, least + ROUND, least + 3 * ROUND, 640):
+            assert torch.equal(seen(slice(3, 4), padded, length), expected)
+            assert torch.equal(seen(slice(0, 6), padded, length)[3:4], expected)
 
 
 def test_queries_and_keys_meet_by_distance_alone():

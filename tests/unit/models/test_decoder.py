@@ -153,6 +153,21 @@ def test_more_sequences_than_a_few_are_equal_within_rounding(folder):
 
 
 @torch.inference_mode()
+def test_without_torchscript_rows_are_the_same(folder, monkeypatch):
+    stage, ends = open_whole(folder, "int4")
+    x = ends.embed(PROMPT[:4], [0, 0, 5, 0])
+    slots, positions = [0, 1, 1, 3], [0, 0, 5, 0]  # two runs and more
+    expected = stage.decode(x, stage.rows(slots, positions)).clone()
+
+    def script(_):
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(torch.jit, "script", script)
+    plain, _ = open_whole(folder, "int4")
+    assert torch.equal(plain.decode(x, plain.rows(slots, positions)), expected)
+
+
+@torch.inference_mode()
 def test_quantised_forms_stay_near_the_exact_one(tmp_path):
     """Random weights are the worst case for 4 bits; a real model's test is beside this one."""
     folder = write_decoder(tmp_path, LLAMA)
