@@ -46,6 +46,11 @@ def pack(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT)  # type: ignore[no-any-return]
 
 
+def rounded(rows: int, step: int = ROWS_STEP) -> int:
+    """Return how many rows are multiplied for so many."""
+    return rows if rows <= step else (rows + step - 1) // step * step
+
+
 def size_bytes(weight: Tensor) -> int:
     """Return what a matrix takes, packed or not."""
     if weight.is_mkldnn:
@@ -53,13 +58,11 @@ def size_bytes(weight: Tensor) -> int:
     return weight.numel() * weight.element_size()
 
 
-def _ordered(
-    x: Tensor, weight: Tensor, bias: Tensor | None, act: str, step: int = ROWS_STEP
-) -> Tensor:
+def _ordered(x: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
     rows = x.shape[0]
-    beyond = rows % step if rows > step else 0
+    beyond = rounded(rows) - rows
     if beyond > 0:
-        x = torch.constant_pad_nd(x, [0, 0, 0, step - beyond])
+        x = torch.constant_pad_nd(x, [0, 0, 0, beyond])
     y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, act, [], "none")
     return y[:rows] if beyond > 0 else y
 
