@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -51,6 +52,11 @@ class Fallback(web.RequestHandler):
         """Give up what is under way."""
         super().connection_lost(exc)
         self._closed()
+
+    def log_exception(self, *words: Any, **more: Any) -> None:
+        """Log an error of ours; of a body that broke off, its sender was told already."""
+        if not isinstance(more.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*words, **more)
 
     def handle_error(
         self,

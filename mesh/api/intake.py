@@ -156,7 +156,8 @@ async def raw_of(request: web.Request, deadline_s: float) -> bytes:
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge(f"the body is longer than {bytes_max} bytes") from error
     except web.RequestPayloadError as error:
-        raise BadRequest(f"the body cannot be read: {error}") from error
+        said = " ".join(str(error).split()).removeprefix("400, message: ")
+        raise BadRequest(f"the body cannot be read: {said}") from error
 
 
 def _here(request: web.Request) -> bytes:

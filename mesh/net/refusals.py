@@ -20,7 +20,9 @@ class Refusals:
 
     def note(self, address: str, reason: str, *, is_accepted: bool) -> None:
         """Log a refusal, unless it is known; the port of one that came to us means nothing."""
-        one = (address.rpartition(":")[0] if is_accepted else address, reason)
+        # What was expected is the reason; what was found instead may differ each time.
+        place = address.rpartition(":")[0] if is_accepted else address
+        one = (place, reason.partition(", found ")[0])
         if one in self._known:
             return
         if len(self._known) >= REFUSALS_MAX:

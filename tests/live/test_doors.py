@@ -109,6 +109,26 @@ def test_bad_input_gets_its_status_on_every_route(tmp_path):
     asyncio.run(main())
 
 
+def test_a_body_that_is_not_packed_as_it_says_is_refused_quietly(tmp_path, caplog):
+    """Whoever sends it could fill the log with tracebacks."""
+
+    async def main():
+        async with mesh(tmp_path, count=1, text=LONE) as ((node,), http):
+            headers = {"Content-Encoding": "deflate", "Content-Type": "application/json"}
+            async with http.post(
+                url(node, "/v1/roles/count"), data=b'{"text":"x"}', headers=headers
+            ) as response:
+                error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (400, "bad_request")
+            assert error["message"] == (
+                "the body cannot be read: Can not decode content-encoding: deflate"
+            )
+            await wait_idle([node])
+        assert not [record for record in caplog.records if record.exc_info]
+
+    asyncio.run(main())
+
+
 def test_body_beyond_the_limit_is_refused_with_and_without_a_length(tmp_path):
     async def chunks():
         for _ in range(40):

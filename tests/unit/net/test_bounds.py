@@ -72,5 +72,6 @@ def test_an_event_without_end_is_given_up(monkeypatch):
 def test_refusals_that_are_remembered_are_bounded():
     known = refusals.Refusals()
     for number in range(refusals.REFUSALS_MAX + 2):
-        known.note(f"10.0.0.{number}:1", "why", is_accepted=True)
+        for found in "ab":
+            known.note(f"10.0.0.{number}:1", f"expected x, found {found}", is_accepted=True)
     assert len(known._known) == 2
