@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from mesh.models.checkpoint import Checkpoint
 from mesh.models.decoder import read_norm
 from mesh.models.quantize import GROUP, Blocks, Weight
-from mesh.models.screen import Screen, best_places, screen
+from mesh.models.screen import Screen
 
 
 class Table:
@@ -80,7 +80,7 @@ class Ends:
         self._exact: Tensor | None = dense if form == "float32" else None
         self._screen: Screen | None = None
         if form != "float32":
-            self._screen = screen(dense[: shape.vocabulary])
+            self._screen = Screen(dense[: shape.vocabulary])
 
     def size_bytes(self) -> int:
         """Return what tables and matrices take."""
@@ -102,8 +102,9 @@ class Ends:
         if self._exact is not None:
             return linear(normed, self._exact).argmax(-1).tolist()  # type: ignore[no-any-return]
         assert self._screen is not None
-        ids, scores = self._again(self._screen.order(normed), normed)
-        return ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0].tolist()  # type: ignore[no-any-return]
+        ids = self._screen.best(normed)
+        at = self._again(ids, normed).argmax(-1, keepdim=True)
+        return ids.gather(1, at)[:, 0].tolist()  # type: ignore[no-any-return]
 
     def scores(self, x: Tensor) -> Tensor:
         """Return `[M, V]` float32 logits of the next token."""
@@ -111,12 +112,10 @@ class Ends:
         if self._exact is not None:
             return linear(normed, self._exact)
         assert self._screen is not None
-        coarse = self._screen.scores(normed)
-        return coarse.scatter_(1, *self._again(coarse, normed))
+        coarse, ids = self._screen.scores(normed)
+        return coarse.scatter_(1, ids, self._again(ids, normed))
 
-    def _again(self, coarse: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ids and exact scores of a row's best, `[M, 32]` or so."""
-        assert self._screen is not None
-        ids = best_places(coarse, min(self._screen.deep, self._shape.vocabulary))
+    def _again(self, ids: Tensor, normed: Tensor) -> Tensor:
+        """Return the exact scores of some tokens of each row."""
         # Not a matrix product: its kernels, and so its last bits, change with the number of rows.
-        return ids, self._head.rows(ids).mul_(normed[:, None]).sum(-1)
+        return self._head.rows(ids).mul_(normed[:, None]).sum(-1)

@@ -1,22 +1,25 @@
 """Finds the best of very many scores by a product that is coarse, and so fast.
 
 Arithmetic; used by `models.ends`, which computes the best again exactly. The output matrix of a
-small model is a fifth of what a step reads, and with many rows a quarter of its time. Two forms:
+small model is a fifth of what a step reads, and with many rows a quarter of its time. SmolLM2's
+49,152 tokens on two Zen 5 cores, after a step's other weights have passed through the caches,
+milliseconds:
 
-    Bytes    8 bits times 8 bits, through oneDNN: where the processor adds up such products
-             in 32 bits. SmolLM2's 49,152 tokens of 8 rows in 0.8 ms on two Zen 5 cores
-    Narrow   4 bits times bf16 for the best, 8 bits where all count: everywhere else; 1.6 ms
+    rows                                                        1     4     8    16
+    4 bits times bf16                                        0.60  0.82  1.53  3.04
+    8 bits times 8 bits, where the processor adds them up
+        in 32 bits                                           0.86  0.90  1.02  1.17
 
-Over 8,912 positions of six texts the very best score of SmolLM2 was in front of the coarse ones
-in 92 % by bytes, never below place 7 (from 0); in 4 bits in 81 %, never below place 19. So
-`deep` has room. Where all scores count, those by bytes lay 0.08 beside the exact ones (root of
-the mean square), those of 8 bits times bf16 0.09.
+Over 8,912 positions of six texts the very best score was in front of the coarse ones in 81 % in
+4 bits, and never below place 19 (from 0); in 92 % in 8 bits, never below place 7. Where all
+scores count, because chance is drawn from them, those in 8 bits lay 0.08 beside the exact ones
+(root of the mean square), those of 8 bits times bf16 0.09.
 """
 
 from __future__ import annotations
 
+import sys
 from functools import cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,27 +28,12 @@ from torch.nn.functional import pad
 from mesh.models.packed import rounded
 from mesh.models.quantize import GROUP, Int4, Int8, to_int4
 
+DEEP, DEEP_FOUR = 32, 64  # so many of the best hold the very best: see above
+FEW = 4  # rows up to which 4 bits are as fast: beyond, their kernel reads them again
 LOT, LOTS = 64, 16  # scores that are compared as one, and how many lots are looked into
 MOST = 127  # of 8 bits with a sign
 ZERO = 128  # where activations, which the kernel takes without a sign, have their zero
 FINER = 2 * MOST  # by so much are the steps of the rest smaller
-
-
-class Screen(Protocol):
-    """Scores of `[M, C]` float32 rows, coarse.
-
-    Attributes:
-        deep: as many of the best hold the very best for certain; measured.
-    """
-
-    deep: int
-    size_bytes: int
-
-    def order(self, x: Tensor) -> Tensor:
-        """Return `[M, ≥V]`: a row's numbers ascend as its scores; -inf beyond V."""
-
-    def scores(self, x: Tensor) -> Tensor:
-        """Return `[M, V]` float32, near enough that chance may be drawn from them."""
 
 
 class Bytes:
@@ -54,7 +42,7 @@ class Bytes:
     Sums of whole numbers are exact: a row's scores are its own, whatever `M`.
     """
 
-    deep = 32
+    few = FEW
 
     def __init__(self, weight: Tensor) -> None:
         self._tokens = weight.shape[0]
@@ -106,25 +94,45 @@ def _codes(steps: Tensor) -> Tensor:
     return (steps + (ZERO + 0.5)).to(torch.uint8)  # towards zero: with the half, to the nearest
 
 
-class Narrow:
-    """4 bits a number for the best; 8 bits where all scores count."""
+class Words:
+    """8 bits a number times bf16: slow, but everywhere."""
 
-    deep = 64
+    few = sys.maxsize
 
     def __init__(self, weight: Tensor) -> None:
-        self._tokens = weight.shape[0]
-        self._eight = Int8(weight, has_wide=False)
-        self._four = _four_bits(weight) if weight.shape[1] % GROUP == 0 else None
-        self.size_bytes = self._eight.size_bytes + (self._four.size_bytes if self._four else 0)
+        self._matrix = Int8(weight, has_wide=False)
+        self.size_bytes = self._matrix.size_bytes
 
     def order(self, x: Tensor) -> Tensor:
         """Return `[M, V]`: a row's numbers ascend as its scores."""
-        screen = self._four or self._eight
-        return screen.narrow(x.to(torch.bfloat16))[:, : self._tokens]
+        return self._matrix.narrow(x.to(torch.bfloat16))
 
     def scores(self, x: Tensor) -> Tensor:
         """Return `[M, V]` float32."""
-        return self._eight.narrow(x.to(torch.bfloat16)).to(torch.float32)
+        return self.order(x).to(torch.float32)
+
+
+class Screen:
+    """The best of V scores, and all of them roughly, for rows `[M, C]` float32."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._tokens = weight.shape[0]
+        self._eight: Bytes | Words = Bytes(weight) if multiplies_bytes() else Words(weight)
+        self._four = _four_bits(weight) if weight.shape[1] % GROUP == 0 else None
+        self.size_bytes = self._eight.size_bytes + (self._four.size_bytes if self._four else 0)
+
+    def best(self, x: Tensor) -> Tensor:
+        """Return places of a row's largest scores, so many that the very best is among them."""
+        if self._four is None or x.shape[0] > self._eight.few:
+            return best_places(self._eight.order(x), min(DEEP, self._tokens))
+        # Comparing float32 takes half the time of comparing bf16.
+        coarse = self._four.narrow(x.to(torch.bfloat16)).to(torch.float32)
+        return best_places(coarse[:, : self._tokens], min(DEEP_FOUR, self._tokens))
+
+    def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `[M, V]` near enough to draw from, and places of a row's largest."""
+        coarse = self._eight.scores(x)
+        return coarse, best_places(coarse, min(DEEP, self._tokens))
 
 
 def _four_bits(dense: Tensor) -> Int4:
@@ -132,11 +140,6 @@ def _four_bits(dense: Tensor) -> Int4:
     padded = pad(dense, (0, 0, 0, -dense.shape[0] % 16))
     group = 2 * GROUP if dense.shape[1] % (2 * GROUP) == 0 else GROUP  # fewer scales to read
     return Int4(to_int4(padded, group), has_wide=False)
-
-
-def screen(weight: Tensor) -> Screen:
-    """Return the fastest for `[V, C]` float32 that computes right here."""
-    return Bytes(weight) if multiplies_bytes() else Narrow(weight)
 
 
 @cache

@@ -5,11 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mesh.models import screen
-from mesh.models.screen import LOT, LOTS, Bytes, Narrow, best_places, multiplies_bytes
+from mesh.models.screen import (
+    FEW,
+    LOT,
+    LOTS,
+    Bytes,
+    Screen,
+    Words,
+    best_places,
+    multiplies_bytes,
+)
 
 needs_bytes = pytest.mark.skipif(not multiplies_bytes(), reason="8 bits are not multiplied here")
-FORMS = [pytest.param(Bytes, marks=needs_bytes), Narrow]
+FORMS = [pytest.param(Bytes, marks=needs_bytes), Words]
 
 
 def chance(*shape):
@@ -28,6 +36,14 @@ def weight():
     return chance(700, 128)  # no whole lots
 
 
+@pytest.fixture
+def probe():
+    """The question, asked anew."""
+    multiplies_bytes.cache_clear()
+    yield multiplies_bytes
+    multiplies_bytes.cache_clear()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_coarse_scores_lie_near_the_exact_ones(weight, form):
     x = activations(19)
@@ -36,14 +52,20 @@ def test_coarse_scores_lie_near_the_exact_ones(weight, form):
     assert float((found - exact).norm() / exact.norm()) < 0.01
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_best_is_deep_enough_in_the_coarse_order(weight, form):
-    x = activations(40)
-    product = form(weight)
-    best = (x @ weight.T).argmax(1, keepdim=True)
-    found = best_places(product.order(x), product.deep)
-    assert bool((found == best).any(1).all())
-    assert int(found.max()) < len(weight)
+@pytest.mark.parametrize("count", [1, FEW, FEW + 1, 40])
+@pytest.mark.parametrize("has_bytes", [pytest.param(True, marks=needs_bytes), False])
+def test_the_very_best_is_among_the_best(weight, probe, monkeypatch, has_bytes, count):
+    """By whatever form the number of rows takes."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_bytes)
+    x = activations(count)
+    for tokens in (weight, weight[:20]):
+        best = (x @ tokens.T).argmax(1, keepdim=True)
+        screen = Screen(tokens)
+        assert bool((screen.best(x) == best).any(1).all())
+        assert int(screen.best(x).max()) < len(tokens)
+        scores, places = screen.scores(x)
+        assert scores.shape == (count, len(tokens))
+        assert bool((places == best).any(1).all())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -87,23 +109,13 @@ def test_places_of_equal_scores_are_different_places():
     assert len(places(torch.zeros(1, 100 * LOT))[0]) == LOTS
 
 
-@pytest.fixture
-def probe():
-    """The question, asked anew."""
-    multiplies_bytes.cache_clear()
-    yield multiplies_bytes
-    multiplies_bytes.cache_clear()
-
-
-def test_without_the_instructions_scores_are_narrow(weight, probe, monkeypatch):
+def test_without_the_instructions_bytes_are_not_multiplied(probe, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    assert isinstance(screen.screen(weight), Narrow)
+    assert not multiplies_bytes()
 
 
 @pytest.mark.parametrize("fault", ["cut off", "missing"])
-def test_where_sums_are_wrong_or_the_operation_is_missing_scores_are_narrow(
-    weight, probe, monkeypatch, fault
-):
+def test_nor_where_sums_are_wrong_or_the_operation_is_missing(probe, monkeypatch, fault):
     def scores(self, x):
         if fault == "missing":
             raise NotImplementedError("onednn::qlinear_pointwise")
@@ -111,4 +123,4 @@ def test_where_sums_are_wrong_or_the_operation_is_missing_scores_are_narrow(
 
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     monkeypatch.setattr(Bytes, "scores", scores)
-    assert isinstance(screen.screen(weight), Narrow)
+    assert not multiplies_bytes()
