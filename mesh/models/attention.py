@@ -27,13 +27,15 @@ from mesh.models.architecture import Architecture, frequencies
 
 ROUND = 16  # lengths are padded to this, a vector of float32: no loop over one ends in a tail
 VIEWS_MAX = 256  # of runs of slots, before they are made anew
+PLANS_MAX = 8  # kept to be gone on from: steps of other slots may take turns
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Rows `first..last` of a step, whose slots follow one another from `slot` on.
 
-    `padded` positions are read; `mask` is `[rows·K, 1, padded]`, 0 or -inf.
+    `padded` positions are read; `mask` is `[rows·K, 1, padded]`, 0 or -inf, and `flat` the same.
+    `own` are places in `flat`: the rows' own positions, the last that each of them sees.
     """
 
     first: int
@@ -41,24 +43,66 @@ class Run:
     slot: int
     padded: int
     mask: Tensor
+    flat: Tensor
+    own: Tensor
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """Return it as `runs` does."""
+        return self.first, self.last, self.slot, self.padded
 
 
-@dataclass(frozen=True, slots=True)
+class Turns:
+    """How far each head of each row turns.
+
+    Attributes:
+        parts: what queries `[M, 1, D/2]`, and then keys and values `[M, 2K, D/2]`, are
+            multiplied with; values stay. Of one row all together, as they lie there.
+    """
+
+    def __init__(self, table: Tensor, heads: int, kv_heads: int, positions: Tensor) -> None:
+        count, half = len(positions), table.shape[1]
+        turning = kv_heads + (heads if count == 1 else 0)
+        joined = torch.ones(count, turning + kv_heads, half, dtype=table.dtype)
+        self._table, self._each = table, torch.empty(count, half, dtype=table.dtype)
+        # Views cost as much as what is done with them.
+        self._turn, self._turning = self._each[:, None], joined[:, :turning]
+        self.parts = [joined] if count == 1 else [self._turn, joined]
+        self.move(positions)
+
+    def move(self, positions: Tensor) -> None:
+        """Make it that of rows at these positions."""
+        torch.index_select(self._table, 0, positions, out=self._each)
+        self._turning.copy_(self._turn)
+
+
+@dataclass(slots=True)
 class Rows:
     """One decoding step: a row for each of `M` sequences, ordered by slot.
 
     Attributes:
         sequences: whose rows they are; fewer than rows where some have several.
-        turns: see `Rotary.rows`; none without rotary positions.
+        positions: of the rows.
+        counters: all numbers that are one more in the next step, in one tensor: `places`,
+            `targets`, and `own` of each run.
+        places: the positions again.
         targets: `[M·2K]` where the rows' keys and values are written.
+        turns: None without rotary positions.
         runs: what attends together.
     """
 
-    count: int
     sequences: int
-    turns: tuple[Tensor, ...]
+    positions: list[int]
+    counters: Tensor
+    places: Tensor
     targets: Tensor
+    turns: Turns | None
     runs: tuple[Run, ...]
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return len(self.positions)
 
 
 class KeyValues:
@@ -80,14 +124,22 @@ class KeyValues:
         ]
         self.flat = [layer.view(-1, self.head_width) for layer in self.layers]
         self._views: dict[tuple[int, int, int], tuple[list[Tensor], list[Tensor]]] = {}
-        heads = torch.arange(self.heads)
-        both = torch.cat([heads, heads + slots * self.heads])
-        self._offsets = both * cap  # [2K]
+        values = slots * self.heads  # the first head of values, behind all of keys
+        heads = (*range(self.heads), *range(values, values + self.heads))
+        self._offsets = [head * cap for head in heads]
+        self._edge = torch.zeros(2 * cap)  # each row's mask is a stretch of it
+        self._edge[cap:] = float("-inf")
 
-    def targets(self, slots: Tensor, positions: Tensor) -> Tensor:
-        """Return `[M·2K]` places of the rows' keys, then values, in a flat layer."""
-        bases = slots * (self.heads * self.cap) + positions
-        return (bases[:, None] + self._offsets).view(-1)
+    def targets(self, slots: Sequence[int], positions: Sequence[int]) -> list[int]:
+        """Return `M·2K` places of the rows' keys, then values, in a flat layer."""
+        width = self.heads * self.cap
+        bases = [slot * width + at for slot, at in zip(slots, positions, strict=True)]
+        return [base + offset for base in bases for offset in self._offsets]
+
+    def mask(self, places: Tensor, padded: int) -> Tensor:
+        """Return `[M·K, 1, padded]`: rows at these positions see up to themselves."""
+        starts = torch.rsub(places, self.cap - 1).repeat_interleave(self.heads)
+        return self._edge.unfold(0, padded, 1).index_select(0, starts)[:, None]
 
     def write_chunk(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Put `[T, K, D]` keys and values at positions `start…`."""
@@ -143,25 +195,35 @@ class Rotary:
             angles = angles / factors.to(torch.float64)
         turns = torch.outer(torch.arange(cap, dtype=torch.float64), angles)
         self.table = torch.polar(torch.ones_like(turns), turns).to(torch.complex64)
-        self._still = torch.ones(1, architecture.kv_heads, 1, dtype=torch.complex64)
         self._heads, self._kv_heads = architecture.heads, architecture.kv_heads
 
-    def rows(self, positions: Tensor) -> tuple[Tensor, ...]:
-        """Return how far each head turns; values stay.
-
-        `[M, 1, D/2]` for queries and `[M, 2K, D/2]` for keys and values; of one row, both
-        together, as there they lie one after the other.
-        """
-        turns = self.table[positions][:, None]
-        count, half = turns.shape[0], turns.shape[2]
-        turning = self._kv_heads + (self._heads if count == 1 else 0)
-        still = self._still.expand(count, self._kv_heads, half)
-        joined = torch.cat([turns.expand(count, turning, half), still], dim=1)
-        return (joined,) if count == 1 else (turns, joined)
+    def rows(self, positions: Tensor) -> Turns:
+        """Return how far each head of rows at these positions turns."""
+        return Turns(self.table, self._heads, self._kv_heads, positions)
 
     def chunk(self, start: int, stop: int) -> Tensor:
         """Return `[T, 1, D/2]`."""
         return self.table[start:stop, None]
+
+
+class Plans:
+    """Plans of decoding steps; one that follows the last of the same slots is made from it."""
+
+    def __init__(self, cache: KeyValues, rotary: Rotary | None) -> None:
+        self._cache, self._rotary = cache, rotary
+        self._last: dict[tuple[int, ...], Rows] = {}
+
+    def rows(self, slots: Sequence[int], positions: Sequence[int]) -> Rows:
+        """Return the plan, which belongs to the caller until the next one of these slots."""
+        key = tuple(slots)
+        last = self._last.get(key)
+        follows = last is not None and positions == [at + 1 for at in last.positions]
+        if last is not None and follows and advance(last, slots):
+            return last
+        if len(self._last) >= PLANS_MAX:
+            self._last.clear()
+        found = self._last[key] = rows(self._cache, self._rotary, slots, positions)
+        return found
 
 
 def rows(
@@ -171,14 +233,41 @@ def rows(
 
     Several rows of one slot are several positions of one sequence: each sees those before it.
     """
-    places, lengths = torch.tensor(slots), torch.tensor(positions)
+    bounds = runs(slots, positions)
+    targets = cache.targets(slots, positions)
+    own = [place for each in bounds for place in _own(positions, cache.heads, *each)]
+    # One tensor made of a list takes less than a few operations on small ones.
+    counters = torch.tensor([*positions, *targets, *own])
+    places, own_places = counters[: len(positions)], counters[-len(own) :]
     return Rows(
-        count=len(slots),
         sequences=len(set(slots)),
-        turns=rotary.rows(lengths) if rotary else (),
-        targets=cache.targets(places, lengths),
-        runs=tuple(_run(cache, lengths, *bounds) for bounds in runs(slots, positions)),
+        positions=list(positions),
+        counters=counters,
+        places=places,
+        targets=counters[len(positions) : -len(own)],
+        turns=rotary.rows(places) if rotary else None,
+        runs=tuple(_run(cache, places, own_places, *each) for each in bounds),
     )
+
+
+def advance(step: Rows, slots: Sequence[int]) -> bool:
+    """Move each row one position on, in place, to what `rows` would return for that.
+
+    Returns:
+        Whether that could be done: not where other rows attend together then, or more positions
+        are read. The plan is as it was then.
+    """
+    positions = [at + 1 for at in step.positions]
+    is_longer = not all(at % ROUND for at in positions)
+    if is_longer and runs(slots, positions) != [run.bounds for run in step.runs]:
+        return False
+    step.positions = positions
+    step.counters += 1
+    if step.turns:
+        step.turns.move(step.places)
+    for run in step.runs:
+        run.flat.index_fill_(0, run.own, 0.0)
+    return True
 
 
 def runs(slots: Sequence[int], positions: Sequence[int]) -> list[tuple[int, int, int, int]]:
@@ -201,10 +290,19 @@ def runs(slots: Sequence[int], positions: Sequence[int]) -> list[tuple[int, int,
     return found
 
 
-def _run(cache: KeyValues, lengths: Tensor, first: int, last: int, slot: int, padded: int) -> Run:
-    is_ahead = torch.arange(padded) > lengths[first:last, None]
-    mask = torch.zeros(last - first, padded).masked_fill_(is_ahead, float("-inf"))
-    return Run(first, last, slot, padded, mask.repeat_interleave(cache.heads, 0)[:, None])
+def _own(
+    positions: Sequence[int], heads: int, first: int, last: int, slot: int, padded: int
+) -> list[int]:
+    lines = enumerate(at for at in positions[first:last] for _ in range(heads))
+    return [line * padded + at for line, at in lines]
+
+
+def _run(
+    cache: KeyValues, places: Tensor, own: Tensor, first: int, last: int, slot: int, padded: int
+) -> Run:
+    mask = cache.mask(places[first:last], padded)
+    own = own[first * cache.heads : last * cache.heads]
+    return Run(first, last, slot, padded, mask, mask.view(-1), own)
 
 
 def attend_chunk(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

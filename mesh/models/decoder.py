@@ -26,11 +26,11 @@ from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 from mesh.models.architecture import Architecture
 from mesh.models.attention import (
     KeyValues,
+    Plans,
     Rotary,
     Rows,
     attend_chunk,
     chunk_mask,
-    rows,
 )
 from mesh.models.checkpoint import Checkpoint, dense
 from mesh.models.layers import Buffers, Past, Plan, Scale, Through, Weights, compiled
@@ -169,6 +169,7 @@ class Stage:
         self._rotary: Rotary | None = None
         if shape.rope_theta:
             self._rotary = Rotary(shape, cap, checkpoint.rope_factors())
+        self._plans = Plans(self.cache, self._rotary)
         self._scale = shape.head_width**-0.5
         self._spaces: dict[int, Buffers] = {}
         self._throughs: dict[int, Callable[[Buffers, Plan, Past], None]] = {}
@@ -226,8 +227,11 @@ class Stage:
     # --- many sequences, one position each ---------------------------------------------
 
     def rows(self, slots: list[int], positions: list[int]) -> Rows:
-        """Return the plan of a step: rows ascend by slot, each at its own position."""
-        return rows(self.cache, self._rotary, slots, positions)
+        """Return the plan of a step: rows ascend by slot, each at its own position.
+
+        The next plan of the same slots may overwrite it.
+        """
+        return self._plans.rows(slots, positions)
 
     def decode(self, x: Tensor, step: Rows) -> Tensor:
         """Pass one row of each of `M` sequences through the layers.
@@ -247,7 +251,7 @@ class Stage:
         views = [self.cache.views(run) for run in step.runs]
         heads = self.architecture.kv_heads
         plan = Plan(
-            turns=list(step.turns),
+            turns=step.turns.parts if step.turns else [],
             targets=step.targets,
             bounds=[(run.first * heads, run.last * heads) for run in step.runs],
             masks=[run.mask for run in step.runs],

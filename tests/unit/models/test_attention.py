@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import torch
 
 from mesh.models.architecture import Architecture, frequencies
-from mesh.models.attention import ROUND, KeyValues, Rotary, chunk_mask, runs
+from mesh.models.attention import ROUND, KeyValues, Plans, Rotary, chunk_mask, rows, runs
 
 SHAPE = Architecture(
     kind="llama",
@@ -36,6 +38,64 @@ SHAPE = Architecture(
 )
 def test_neighbours_of_like_length_attend_together(slots, positions, expected):
     assert expected == runs(slots, positions)
+
+
+def equal(plan, other):
+    assert plan.positions == other.positions
+    assert plan.sequences == other.sequences
+    assert torch.equal(plan.counters, other.counters)
+    assert torch.equal(plan.places, other.places)
+    assert torch.equal(plan.targets, other.targets)
+    assert [run.bounds for run in plan.runs] == [run.bounds for run in other.runs]
+    for run, same in zip(plan.runs, other.runs, strict=True):
+        assert torch.equal(run.mask, same.mask)
+        assert torch.equal(run.flat, same.mask.view(-1))
+        assert torch.equal(run.own, same.own)
+    for part, same in zip(plan.turns.parts, other.turns.parts, strict=True):
+        assert torch.equal(part, same)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plan_moved_on_equals_one_made_anew(seed):
+    """Whoever joins or leaves, says several positions at once, or again what was said."""
+    random = Random(seed)
+    cache, rotary = KeyValues(SHAPE, 1, 6, 256), Rotary(SHAPE, 256)
+    plans, moved = Plans(cache, rotary), 0
+    last = None
+    at = {slot: random.randrange(200) for slot in range(6)}
+    members = [0, 2, 3]
+    for _ in range(60):
+        if random.random() < 0.1:
+            members = sorted(random.sample(range(6), random.randrange(1, 7)))
+        if random.random() < 0.1:
+            at[random.choice(members)] = random.randrange(200)
+        several = {slot: random.choice([1, 1, 1, 1, 3]) if seed > 1 else 1 for slot in members}
+        each = [(slot, at[slot] + more) for slot in members for more in range(several[slot])]
+        slots, positions = [slot for slot, _ in each], [position for _, position in each]
+        found = plans.rows(slots, positions)
+        moved += found is last
+        last = found
+        equal(found, rows(cache, rotary, slots, positions))
+        for slot in members:
+            at[slot] = min(at[slot] + 1, 250)
+    assert moved > 5
+
+
+def test_a_plan_shows_each_row_its_own_past_and_where_it_is_kept():
+    cache, rotary = KeyValues(SHAPE, 1, 4, 64), Rotary(SHAPE, 64)
+    plan = rows(cache, rotary, [1, 2], [3, 17])
+    (run,) = plan.runs
+    assert run.mask.shape == (2 * 2, 1, 32)
+    assert (run.mask == 0).sum(-1).flatten().tolist() == [4, 4, 18, 18]
+    assert float(run.mask[:2, :, 4:].max()) == float("-inf")
+    lines = cache.layers[0].view(-1, 16)
+    lines[plan.targets] = torch.arange(8.0)[:, None].expand(8, 16)
+    assert cache.layers[0][:, 1, :, 3, 0].tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert cache.layers[0][:, 2, :, 17, 0].tolist() == [[4.0, 5.0], [6.0, 7.0]]
+    turn, joined = plan.turns.parts
+    assert torch.equal(turn[:, 0], rotary.table[[3, 17]])
+    assert torch.equal(joined[:, :2], turn.expand(2, 2, -1))
+    assert torch.equal(joined[:, 2:], torch.ones_like(joined[:, 2:]))
 
 
 @pytest.mark.parametrize("queries", [1, 2, 3])
