@@ -23,7 +23,7 @@ from mesh.observe.traces import continued
 from mesh.policy import deadline
 from mesh.policy.request import Priority, Request
 from mesh.settings.schema import Limits
-from mesh.wire.wording import sentence
+from mesh.wire.wording import kind_of, sentence
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 _chance = random.Random()  # ids are no secrets; asking the system for each would cost 2 µs
@@ -176,7 +176,7 @@ def parsed(raw: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
-        raise Unprocessable(f"the body must be a JSON object, not {_kind(body)}")
+        raise Unprocessable(f"the body must be a JSON object, not {kind_of(body)}")
     return body
 
 
@@ -193,7 +193,7 @@ def flag_of(body: dict[str, Any], name: str) -> bool:
     """Take an optional true or false out of the body."""
     value = body.pop(name, False)
     if not isinstance(value, bool):
-        raise Unprocessable(f"{name!r} must be true or false, not {_kind(value)}")
+        raise Unprocessable(f"{name!r} must be true or false, not {kind_of(value)}")
     return value
 
 
@@ -225,9 +225,3 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         raise Unprocessable(sentence(error, name), param=name) from error
     except TypeError:
         return value  # a type of the role's own that JSON cannot be checked against
-
-
-def _kind(value: Any) -> str:
-    """Return what JSON calls a value of this type."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return names.get(type(value), "null" if value is None else "a number")

@@ -19,6 +19,7 @@ import numpy as np
 from msgspec import Meta
 
 from mesh.errors import BadRequest
+from mesh.wire.wording import sentence
 
 BYTES = "BYTES"  # elements of any length; here always text
 DTYPES: Mapping[str, str] = {
@@ -95,8 +96,10 @@ def read(raw: bytes, head_bytes: int | None) -> tuple[Inference, dict[str, Any]]
         raise BadRequest(f"the body has {len(raw)} bytes, its JSON is said to have {head_bytes}")
     try:
         asked = msgspec.json.decode(head, type=Inference)
+    except msgspec.ValidationError as problem:
+        raise BadRequest(sentence(problem, "")) from problem
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as problem:
-        raise BadRequest(f"the body: {str(problem).replace('`', '')}") from problem
+        raise BadRequest(f"the body is not JSON: {problem}") from problem
     rest = memoryview(raw)[len(head) :]
     values: dict[str, Any] = {}
     for tensor in asked.inputs:

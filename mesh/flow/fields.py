@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 from mesh.errors import Unprocessable
 from mesh.wire.messages import Fields
+from mesh.wire.wording import misfit
 
 
 class Shape:
@@ -52,20 +53,19 @@ class Shape:
 
     def _convert(self, name: str, value: Any, classes: tuple[type, ...]) -> Any:
         """Return a list of numbers as the array that is wanted: JSON has no arrays."""
-        expected = " or ".join(c.__name__ for c in classes if c is not NoneType)
         if isinstance(value, list) and any(c.__name__ == "ndarray" for c in classes):
             import numpy as np
 
             try:
-                return np.asarray(value, dtype=np.float32)
-            except (ValueError, TypeError) as error:
+                with np.errstate(over="raise"):
+                    return np.asarray(value, dtype=np.float32)
+            except (ValueError, TypeError, FloatingPointError) as error:
                 raise Unprocessable(
-                    f"role {self._role!r}: field {name!r} must be an array of numbers",
+                    f"role {self._role!r}: field {name!r} must be an array of numbers of 32 bits",
                     role=self._role,
                 ) from error
-        found = type(value).__name__
         raise Unprocessable(
-            f"role {self._role!r}: field {name!r} must be {expected}, found {found}",
+            f"role {self._role!r}: field {name!r} {misfit(classes, value)}",
             role=self._role,
         )
 

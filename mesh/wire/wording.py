@@ -7,6 +7,7 @@ A caller reads "n must be a whole number, not a string", at every door.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -18,8 +19,15 @@ _TYPES = {
     "array": "a list",
     "object": "an object",
     "null": "null",
-    "bytes": "bytes in base64",
+    "ndarray": "an array of numbers",
 }
+_CLASSES = {
+    "NoneType": "null",
+    "dict": "object",
+    "list": "array",
+    "tuple": "array",
+}
+"""What msgspec calls values of these classes; others have the same name there."""
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 _AT = re.compile(r" - at `\$(.*)`$")
 _EXPECTED = re.compile(r"Expected `([^`]*)`(?: (of length )?([<>]=?) (\S+))?(?:, got `([^`]*)`)?")
@@ -48,16 +56,42 @@ def sentence(error: msgspec.ValidationError, whole: str) -> str:
     return f"{place}: {text.replace('`', '')}"
 
 
+def misfit(classes: Iterable[type], value: object) -> str:
+    """Return what a value must be, which is of none of these classes."""
+    names = [_name(each) for each in classes]
+    return f"must be {_joined(names, _name(type(value)))}"
+
+
+def kind_of(value: object) -> str:
+    """Return what a caller knows this value as."""
+    return _found(_name(type(value)))
+
+
 def _told(expected: re.Match[str]) -> str:
     kinds, length, sign, bound, found = expected.groups()
-    # null stands for what is left out.
-    names = [kind for kind in kinds.split(" | ") if kind != "null"] or ["null"]
-    wanted = " or ".join(_TYPES.get(kind, kind) for kind in names)
+    names = kinds.split(" | ")
     if sign:
         unit = " long" if length else ""
-        return f"{wanted}, {_BOUNDS[sign]} {bound.removesuffix('.0')}{unit}"
+        return f"{_joined(names, '')}, {_BOUNDS[sign]} {bound.removesuffix('.0')}{unit}"
+    return _joined(names, found)
+
+
+def _joined(names: list[str], found: str) -> str:
+    # null stands for what is left out.
+    names = [name for name in names if name != "null"] or names
+    wanted = " or ".join(_TYPES.get(name, name) for name in names)
     if not found:
         return wanted
-    is_fraction = found == "float" and "int" in names
-    number = "a fraction" if is_fraction else "a number"
-    return f"{wanted}, not {number if found in ('int', 'float') else _TYPES.get(found, found)}"
+    if found == "float" and "int" in names:  # as which larger numbers are read, too
+        return f"{wanted}, not a fraction or beyond 64 bits"
+    return f"{wanted}, not {_found(found)}"
+
+
+def _name(kind: type) -> str:
+    return _CLASSES.get(kind.__name__, kind.__name__)
+
+
+def _found(name: str) -> str:
+    if name in ("int", "float"):
+        return "a number"
+    return "a boolean" if name == "bool" else _TYPES.get(name, name)

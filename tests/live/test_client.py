@@ -63,7 +63,7 @@ def test_client_raises_what_the_mesh_answered(tmp_path):
         async with mesh(tmp_path) as (nodes, _), Client(urls(nodes)) as client:
             with pytest.raises(NotFound):
                 await client.ask("nope", query="x")
-            with pytest.raises(Unprocessable, match="expected str"):
+            with pytest.raises(Unprocessable, match="query must be a string, not a number"):
                 await client.ask("ask", query=5)
             with pytest.raises(DeadlineExceeded):
                 await client.ask("slow", query="x", deadline_s=0.05)

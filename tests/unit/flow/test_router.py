@@ -409,7 +409,7 @@ class Typed(Upper):
 
 def test_a_wrong_item_is_the_callers_fault():
     async def scenario():
-        with pytest.raises(Unprocessable, match="field 'text' must be str, found int"):
+        with pytest.raises(Unprocessable, match="field 'text' must be a string, not a number"):
             await call(world(Typed), 5)
 
     run_virtual(scenario())

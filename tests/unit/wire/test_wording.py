@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from mesh.wire.wording import sentence
+from mesh.wire.wording import misfit, sentence
 
 
 class Inner(msgspec.Struct):
@@ -26,7 +26,7 @@ class Outer(msgspec.Struct):
 
 ROWS = [
     (Outer, {"count": "1"}, "count must be a whole number, not a string"),
-    (Outer, {"count": 1.5}, "count must be a whole number, not a fraction"),
+    (Outer, {"count": 1.5}, "count must be a whole number, not a fraction or beyond 64 bits"),
     (Outer, {"count": 0}, "count must be a whole number, at least 1"),
     (Outer, {"heat": 101}, "heat must be a number, at most 100"),
     (Outer, {"flag": "yes"}, "flag must be true or false, not a string"),
@@ -56,3 +56,17 @@ def test_a_value_with_a_name_of_its_own_is_called_by_it():
         with pytest.raises(msgspec.ValidationError) as caught:
             msgspec.convert(value, list[str])
         assert f"{expected}, not a number" == sentence(caught.value, "tags")
+
+
+@pytest.mark.parametrize(
+    ("classes", "value", "expected"),
+    [
+        ((str,), 1, "must be a string, not a number"),
+        ((int, type(None)), 1.5, "must be a whole number, not a fraction or beyond 64 bits"),
+        ((float, list), True, "must be a number or a list, not a boolean"),
+        ((bool,), None, "must be true or false, not null"),
+        ((dict,), b"", "must be an object, not bytes"),
+    ],
+)
+def test_classes_have_the_names_that_callers_know(classes: Any, value: Any, expected: str):
+    assert expected == misfit(classes, value)
