@@ -79,7 +79,7 @@ def settings_page() -> str:
         "# Settings\n\nOrder: default, then file, then environment "
         "(`MESH__LISTEN__HTTP=…`), then command line (`--set listen.http=…`).\n"
         "`python -m mesh --config FILE --show` prints each effective value with its origin, "
-        "`--check` only checks.\n"
+        "`--check` only checks: the files, and whether the models are on the machine.\n"
     ]
     for title, path, root in SCHEMAS:
         parts.append(f"## {title}\n")
