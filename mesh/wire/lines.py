@@ -86,9 +86,10 @@ def _read(line: bytes) -> LineRequest | BadLine:
 
 def result_line(request_id: Any, result: Any) -> bytes:
     """Return the answer to a request; a result that is no JSON becomes an error."""
-    answer = {"id": request_id, "result": result}
     try:
-        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+        told = orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY)
+        # By itself: an id may be a number beyond the 64 bits that orjson knows.
+        return b'{"id":%b,"result":%b}\n' % (msgspec.json.encode(request_id), told)
     except TypeError as error:
         return error_line(request_id, f"role_error: the answer is no JSON: {error}")
 

@@ -62,3 +62,11 @@ def test_answers_are_lines() -> None:
 def test_a_result_that_is_no_json_is_an_error() -> None:
     answer = json.loads(result_line("1", {"x": object()}))
     assert answer["error"].startswith("role_error: ")
+
+
+@pytest.mark.parametrize("given", ["1e2", "9" * 30, "-0.5", '{"a":[null]}', '"é"', "true"])
+def test_an_id_comes_back_as_it_was(given: str) -> None:
+    """Any JSON value is one, a number of any length too."""
+    (request,) = LineReader().receive_data(b'{"id":%b,"method":"m"}\n' % given.encode())
+    assert isinstance(request, LineRequest)
+    assert json.loads(given) == json.loads(result_line(request.id, {}))["id"]
