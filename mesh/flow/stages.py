@@ -22,7 +22,7 @@ from mesh.errors import BadRequest, MeshError, NotFound, PeerError, RoleError
 from mesh.flow.assign import group_of
 from mesh.flow.directory import Membership
 from mesh.gossip.member import Member, Status
-from mesh.llm.order import Order, read_order
+from mesh.llm.order import Order, lane_token, read_order
 from mesh.models import sources
 from mesh.models.threads import rest_soon
 from mesh.net import handover
@@ -46,7 +46,7 @@ class _Held:
     role: str
     instance: str
     epoch: int
-    thread: Any  # mesh.llm.stage.StageThread; torch comes with the first part
+    thread: Any  # mesh.llm.stage.StageThreads; torch comes with the first part
 
 
 @dataclass(slots=True)
@@ -186,20 +186,22 @@ class Stages:
         async with shelf.lock:
             stage = await self._read(shelf, order, source)
         broken = asyncio.get_running_loop().create_future()
-        thread, passage = self._start(stage, order, epoch, broken)
+        thread, passages = self._start(stage, order, epoch, broken)
         held = _Held(role, instance, epoch, thread)
         self._held[key] = held
         del stage  # or it stays with this call when a newer one has replaced it
         told = {"bytes": thread.stage.size_bytes(), "epoch": epoch}
         log.info("stage.held", extra={"role": role, "layers": f"{order.first}-{order.last}"})
-        self._peers.handover.expect(order.token, passage.take)
+        for token, passage in passages.items():
+            self._peers.handover.expect(token, passage.take)
         try:
             await reply.send(Piece(told))
             # Nothing comes: the head lets go, or is lost, or the arithmetic here fails.
             await _first_end(reply.receive(), broken)
             return Answer({})
         finally:
-            self._peers.handover.forget(order.token)
+            for token in passages:
+                self._peers.handover.forget(token)
             thread.close()
             if self._held.get(key) is held:
                 del self._held[key]
@@ -207,10 +209,10 @@ class Stages:
 
     def _start(
         self, stage: Any, order: Order, epoch: int, broken: asyncio.Future[None]
-    ) -> tuple[Any, Any]:
-        """Return the thread of a part, and the passage on which it waits for frames."""
+    ) -> tuple[Any, dict[bytes, Any]]:
+        """Return the threads of a part, and by token the passages on which they wait."""
         from mesh.llm.passage import Passage
-        from mesh.llm.stage import StageThread
+        from mesh.llm.stage import StageThreads
 
         loop = asyncio.get_running_loop()
 
@@ -223,20 +225,21 @@ class Stages:
             if not isinstance(error, PeerError):  # that is not this node's fault: the head sees it
                 loop.call_soon_threadsafe(_fail, broken, error)
 
-        def dial() -> socket.socket:
-            return handover.dial(*split(order.next), order.next_token, DIAL_S)
+        def passage(lane: int) -> Passage:
+            where, token = split(order.next), lane_token(order.next_token, lane)
+            return Passage(order.limits, lambda: handover.dial(*where, token, DIAL_S))
 
-        passage = Passage(order.limits, dial)
-        thread = StageThread(
+        passages = {lane_token(order.token, lane): passage(lane) for lane in range(order.lanes)}
+        thread = StageThreads(
             stage,
             order.limits,
             epoch=epoch,
             threads=self._threads,
             is_last=order.is_last,
-            passage=passage,
+            passages=list(passages.values()),
             failed=failed,
         )
-        return thread, passage
+        return thread, passages
 
     async def _read(self, shelf: _Shelf, order: Order, source: str) -> Any:
         """Return a stage of the ordered layers; those that are in memory are not read again."""

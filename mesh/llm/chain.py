@@ -22,13 +22,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mesh.errors import MeshError, SetupError
+from mesh.llm.frames import LANES_MAX
 from mesh.llm.links import Candidate, Links, Stream
-from mesh.llm.order import TOKEN_BYTES, Order, write_order
+from mesh.llm.order import TOKEN_BYTES, Order, lane_token, write_order
 from mesh.llm.paces import Paces, Speeds
 from mesh.llm.passage import Ring
-from mesh.llm.relay import Relay, Way
+from mesh.llm.relay import Relay
 from mesh.llm.split import Costs, Part, Place, plan
 from mesh.llm.watch import Broken, Slowed, Tasks, settle, until_ended, until_over, why_of
+from mesh.llm.way import Way
 from mesh.models.decoder import Layer, Stage
 from mesh.wire.messages import Call
 
@@ -137,23 +139,25 @@ class Chain:
         head = next(iter(candidates.values()))
         tasks = stack.enter_context(Tasks())
         tokens = [os.urandom(TOKEN_BYTES) for _ in state.parts]  # the last one opens the way home
-        home = self._expect(stack, tokens[-1]) if behind else None
+        lanes = min(LANES_MAX, len(state.parts))  # more steps than parts only wait
+        ways = [lane_token(tokens[-1], lane) for lane in range(lanes if behind else 0)]
+        homes = [self._expect(stack, token) for token in ways]
         holds = []
         nexts = [*behind[1:], head] if behind else []
         for at, (part, node, after) in enumerate(zip(state.parts[1:], behind, nexts, strict=True)):
-            fields = self._fields(part, after, tokens[at : at + 2], is_last=after is head)
+            fields = self._fields(part, after, tokens[at : at + 2], lanes, is_last=after is head)
             holds.append((node.name, await self._enter(stack, node, "hold", fields)))
         own = asyncio.create_task(asyncio.to_thread(self._read_own, state.parts[0]))
         await self._wait_ready(holds, own)
-        send = _nowhere
-        if home is not None:
-            ring = await self._close_ring(stack, tasks, behind[0], tokens[0], home)
-            send = ring.put
+        sends = []
+        for lane, home in enumerate(homes):
+            token = lane_token(tokens[0], lane)
+            sends.append((await self._close_ring(stack, tasks, behind[0], token, home)).put)
         for name, hold in holds:
             tasks.start(until_over(hold), name)
         self._paces = Paces(state.parts, self._speeds.known(time.monotonic()))
         sharing = _sharing([head, *behind])
-        self._relay.resume(Way(state.epoch, self._own, len(behind), send, self._paces, sharing))
+        self._relay.resume(Way(state.epoch, self._own, len(behind), sends, self._paces, sharing))
         return tasks.names
 
     def _expect(self, stack: AsyncExitStack, token: bytes) -> asyncio.Future[Any]:
@@ -170,7 +174,7 @@ class Chain:
         token: bytes,
         home: asyncio.Future[Any],
     ) -> Ring:
-        """Connect to the first stage, which lets all others connect, the last one to here."""
+        """Open a lane: connect to the first stage, which lets all others connect, up to here."""
         loop = asyncio.get_running_loop()
         over: asyncio.Future[str] = loop.create_future()
 
@@ -206,7 +210,7 @@ class Chain:
         return await stack.enter_async_context(aclosing(self._links.stream(node.address, call)))
 
     def _fields(
-        self, part: Part, after: Candidate, tokens: Sequence[bytes], *, is_last: bool
+        self, part: Part, after: Candidate, tokens: Sequence[bytes], lanes: int, *, is_last: bool
     ) -> dict[str, Any]:
         order = replace(
             self._order,
@@ -216,6 +220,7 @@ class Chain:
             is_last=is_last,
             token=tokens[0],
             next_token=tokens[1],
+            lanes=lanes,
         )
         return write_order(order)
 
@@ -262,13 +267,14 @@ class Chain:
     def _plan(self, candidates: Sequence[Candidate]) -> tuple[Part, ...]:
         """Return the cut; slow nodes get less, or nothing where others are enough."""
         places = self._places(candidates)
+        costs = self._costs.together() if _sharing(candidates) == len(places) else self._costs
         slow = self._speeds.known(time.monotonic())
-        if self._counts and slow:
-            fast = [each for at, each in enumerate(places) if at == 0 or each.name not in slow]
-            if len(fast) >= len(self._counts) and places[0].name not in slow:
-                return plan(self._layers, self._costs, fast, self._counts)
-            return plan(self._layers, self._costs, places)
-        return plan(self._layers, self._costs, places, self._counts)
+        if not self._counts or not slow:
+            return plan(self._layers, costs, places, self._counts)
+        fast = [each for at, each in enumerate(places) if at == 0 or each.name not in slow]
+        if len(fast) >= len(self._counts) and places[0].name not in slow:
+            return plan(self._layers, costs, fast, self._counts)
+        return plan(self._layers, costs, places)
 
     def _places(self, candidates: Sequence[Candidate]) -> list[Place]:
         speeds = self._speeds.known(time.monotonic())
@@ -382,10 +388,6 @@ class Chain:
             "slow": self._speeds.known(time.monotonic()),
             "why": state.why,
         }
-
-
-def _nowhere(header: bytes, hidden: Any) -> None:
-    raise AssertionError("there are no stages behind this head")
 
 
 def _sharing(nodes: Sequence[Candidate]) -> int:

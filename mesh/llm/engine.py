@@ -248,11 +248,14 @@ class Engine:
             if wait:
                 wakeup_s = self._scheduler.wakeup_s()
                 timeout_s = None if wakeup_s is None else max(0.0, wakeup_s - time.monotonic())
-                self._admit(self._inbox.get(timeout=timeout_s))
+                self._admit(self._wait(timeout_s))
             while True:
                 self._admit(self._inbox.get_nowait())
         except queue.Empty:
             return
+
+    def _wait(self, timeout_s: float | None) -> _Item:
+        return self._inbox.get(timeout=timeout_s)
 
     def _admit(self, item: _Item) -> None:
         now_s = time.monotonic()

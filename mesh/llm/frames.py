@@ -4,8 +4,10 @@ Pure. A frame is a head, a table with one entry per sequence, and, beside it, th
 states: `[tokens, C]` float32, or bf16 as 16-bit numbers. Nothing of a frame is trusted
 before `read` has compared it with the limits of the instance.
 
-    version u8 | kind u8 | lane u8 | waited u8 | share u8 | epoch u32 | step u64 | stages u8
+    version u8 | kind u8 | lane u8 | waited u8 | share u8 | abreast u8 | epoch u32 | step u64
+    stages u8 | afters u8
     then per stage that it has passed: computing µs u32
+    then per lane that it must not overtake: lane u8 | step u64
     then per entry: slot u16 | count u16 | start u32 | wanted u8
 """
 
@@ -20,10 +22,12 @@ from typing import Any
 
 from mesh.errors import RemoteProtocolError
 
-VERSION = 3
+VERSION = 4
 STAGES_MAX = 64  # behind the head; a step that has passed more goes in circles
-_HEAD = Struct("<BBBBBIQB")
+LANES_MAX = 16  # ways round at once: each has a connection and a thread at every node
+_HEAD = Struct("<BBBBBBIQBB")
 _SPENT = Struct("<I")
+_AFTER = Struct("<BQ")
 _ENTRY = Struct("<HHIB")
 _U32 = 0xFFFF_FFFF
 HEADER, HIDDEN = "step", "hidden"  # the fields of a piece
@@ -60,10 +64,12 @@ class Frame:
     Attributes:
         epoch: of the chain; frames of another one are dropped.
         step: grows by one with each frame of an epoch.
-        lane: which of the steps under way it is, for people.
+        lane: which of the ways round it goes.
         spent_us: what each stage so far has computed.
         has_waited: it came to a stage that was at work.
         share: each node computes with its threads divided by this.
+        abreast: how many frames a node may compute at once while it computes this one.
+        after: newest steps of other lanes that must be computed before it, by lane.
     """
 
     epoch: int
@@ -74,6 +80,8 @@ class Frame:
     spent_us: tuple[int, ...] = ()
     has_waited: bool = False
     share: int = 1
+    abreast: int = 1
+    after: tuple[tuple[int, int], ...] = ()
 
     def tokens(self) -> int:
         """Return how many rows of hidden states go with it."""
@@ -123,7 +131,8 @@ class Limits:
 def header_bytes_max(limits: Limits) -> int:
     """Return how long `write` can be: with one entry per row, or per slot that goes back."""
     entries = max(limits.tokens_max, limits.slots)
-    return _HEAD.size + _SPENT.size * STAGES_MAX + _ENTRY.size * entries
+    lists = _SPENT.size * STAGES_MAX + _AFTER.size * LANES_MAX
+    return _HEAD.size + lists + _ENTRY.size * entries
 
 
 def write(frame: Frame) -> bytes:
@@ -134,13 +143,16 @@ def write(frame: Frame) -> bytes:
         frame.lane,
         frame.has_waited,
         frame.share,
+        frame.abreast,
         frame.epoch,
         frame.step,
         len(frame.spent_us),
+        len(frame.after),
     )
-    spent = b"".join(_SPENT.pack(min(each, _U32)) for each in frame.spent_us)
+    spent = (_SPENT.pack(min(each, _U32)) for each in frame.spent_us)
+    after = (_AFTER.pack(*each) for each in frame.after)
     entries = (_ENTRY.pack(e.slot, e.count, e.start, e.is_wanted) for e in frame.entries)
-    return head + spent + b"".join(entries)
+    return b"".join((head, *spent, *after, *entries))
 
 
 def read(data: object, hidden: Any, limits: Limits, *, is_back: bool = False) -> Frame:
@@ -172,21 +184,39 @@ def read(data: object, hidden: Any, limits: Limits, *, is_back: bool = False) ->
 def _parse(data: object) -> Frame:
     if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) < _HEAD.size:
         raise RemoteProtocolError(f"a step: expected at least {_HEAD.size} bytes")
-    version, kind, lane, has_waited, share, epoch, step, stages = _HEAD.unpack_from(data)
+    head = _HEAD.unpack_from(data)
+    version, kind, lane, has_waited, share, abreast, epoch, step, stages, afters = head
     if version != VERSION:
         raise RemoteProtocolError(f"a step: expected version {VERSION}, found {version}")
-    if kind > Kind.COPY or stages > STAGES_MAX or not share:
+    if kind > Kind.COPY or stages > STAGES_MAX or not share or not abreast:
         raise RemoteProtocolError(f"a step: no kind {kind}, or {stages} stages, share {share}")
-    start = _HEAD.size + _SPENT.size * stages
+    between = _HEAD.size + _SPENT.size * stages
+    start = between + _AFTER.size * afters
     if len(data) < start or (len(data) - start) % _ENTRY.size:
         raise RemoteProtocolError(f"a step: {len(data)} bytes end within an entry")
     raw = bytes(data)
-    spent_us = tuple(us for (us,) in _SPENT.iter_unpack(raw[_HEAD.size : start]))
+    spent_us = tuple(us for (us,) in _SPENT.iter_unpack(raw[_HEAD.size : between]))
+    after = tuple(_AFTER.iter_unpack(raw[between:start]))
     entries = tuple(
         Entry(slot, start, count, bool(wanted))
         for slot, count, start, wanted in _ENTRY.iter_unpack(raw[start:])
     )
-    return Frame(epoch, step, Kind(kind), entries, lane, spent_us, bool(has_waited), share)
+    if max(lane, afters, *(each for each, _ in after)) >= LANES_MAX:
+        raise RemoteProtocolError(f"a step: expected less than {LANES_MAX} lanes")
+    if any(each == lane or newest >= step for each, newest in after):
+        raise RemoteProtocolError("a step: it is to wait for itself, or for a later one")
+    return Frame(
+        epoch=epoch,
+        step=step,
+        kind=Kind(kind),
+        entries=entries,
+        lane=lane,
+        spent_us=spent_us,
+        has_waited=bool(has_waited),
+        share=share,
+        abreast=abreast,
+        after=after,
+    )
 
 
 def _check_entries(frame: Frame, limits: Limits) -> None:

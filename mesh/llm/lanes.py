@@ -2,16 +2,18 @@
 
 Pure. With several steps, nodes compute at the same time, each with fewer rows; with one, each
 row waits for nobody and weights are read once. Nodes of one machine share its cores: with
-one step under way each may use them all, with several each has its share. Which is faster
-depends on cores, hops, kernels and neighbours, so it is tried: for each size of crowd, between
-windows of the usual mode one window of another.
+one step under way each may use them all, with several each has its share; and a node that two
+steps meet at computes both, as each step has a core wherever it is. On machines of their own
+nodes compute what they meet one after the other with all threads, or abreast with some each.
+Which is faster depends on cores, hops, kernels and neighbours, so it is tried: for each size
+of crowd, between windows of the usual mode one window of another.
 
     usual | other | usual     the other must beat both by a margin
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import ceil
 
 LANE_ROWS = 4  # the first guess: narrow products take four rows in about the time of one
@@ -23,10 +25,14 @@ AGAIN_S_MIN, AGAIN_S_MAX = 1.0, 60.0  # between trials; doubled whenever one cha
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """So many steps under way; each node computes with its threads divided by `share`."""
+    """So many steps under way; each node computes with its threads divided by `share`.
+
+    A node computes up to `abreast` of them at once.
+    """
 
     lanes: int
     share: int = 1
+    abreast: int = 1
 
 
 @dataclass(slots=True)
@@ -46,13 +52,15 @@ class Lanes:
 
     Args:
         most: the nodes of the way; more steps than that only wait for each other.
-        sharing: how many of them are on one machine, and have several threads to share.
+        sharing: how many of them are on one machine.
+        threads: that each may compute with.
     """
 
-    def __init__(self, most: int, sharing: int = 1) -> None:
+    def __init__(self, most: int, sharing: int = 1, threads: int = 1) -> None:
         assert most > 0
         assert sharing > 0
-        self._most, self.sharing = most, sharing
+        self._most, self._together, self._threads = most, sharing > 1, threads
+        self.sharing = sharing if threads > 1 else 1  # of the threads of each
         self._crowds: dict[int, _Crowd] = {}
         self._size = 0  # of the crowd that the window counts
         self._began_s = 0.0
@@ -90,10 +98,7 @@ class Lanes:
 
     def usual(self) -> dict[int, dict[str, int]]:
         """Return the mode chosen, by the largest crowd of each size."""
-        return {
-            1 << size: {"lanes": crowd.usual.lanes, "share": crowd.usual.share}
-            for size, crowd in sorted(self._crowds.items())
-        }
+        return {1 << size: asdict(crowd.usual) for size, crowd in sorted(self._crowds.items())}
 
     def _begin(self, size: int, now_s: float) -> None:
         self._size, self._began_s, self._steps, self._tokens = size, now_s, 0, 0
@@ -129,7 +134,9 @@ class Lanes:
 
     def _modes(self, speakers: int) -> list[Mode]:
         most = max(1, min(self._most, speakers))
-        found = [Mode(lanes, min(lanes, self.sharing)) for lanes in range(1, most + 1)]
+        found = [self._plain(lanes) for lanes in range(1, most + 1)]
+        if not self._together and self._threads > 1:
+            found += [Mode(lanes, lanes, lanes) for lanes in range(2, most + 1)]
         if self.sharing > 1:
             found.append(Mode(1, self.sharing))  # where others want the cores, waiting costs more
         return found
@@ -139,8 +146,11 @@ class Lanes:
         crowd = self._crowds.get(size)
         if crowd is None:
             lanes = 1 if self.sharing > 1 else ceil(speakers / LANE_ROWS)
-            crowd = self._crowds[size] = _Crowd(Mode(max(1, min(lanes, self._most))))
+            crowd = self._crowds[size] = _Crowd(self._plain(max(1, min(lanes, self._most))))
         return crowd
+
+    def _plain(self, lanes: int) -> Mode:
+        return Mode(lanes, min(lanes, self.sharing), lanes if self._together else 1)
 
 
 def _size_of(speakers: int) -> int:

@@ -6,12 +6,13 @@ asked for.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mesh.errors import BadRequest
-from mesh.llm.frames import Limits
+from mesh.llm.frames import LANES_MAX, Limits
 
 FORMS = ("auto", "int4", "int8", "bfloat16", "float32")
 LAYERS_MAX = 4096
@@ -22,7 +23,8 @@ TOKEN_BYTES = 16  # as `net.handover` has them
 class Order:
     """Layers `[first, last)`, the limits of their frames, and where results go.
 
-    `token` opens the track from the stage before, `next_token` the one to the stage after.
+    `token` opens the tracks from the stage before, `next_token` those to the stage after: one
+    for each of `lanes`, by a token made of it.
     """
 
     first: int
@@ -34,6 +36,12 @@ class Order:
     is_last: bool
     token: bytes = b""
     next_token: bytes = b""
+    lanes: int = 1
+
+
+def lane_token(token: bytes, lane: int) -> bytes:
+    """Return what opens the track of one lane; one tells nothing of the others."""
+    return hashlib.sha256(token + bytes([lane])).digest()[:TOKEN_BYTES]
 
 
 def write_order(order: Order) -> dict[str, Any]:
@@ -53,6 +61,7 @@ def write_order(order: Order) -> dict[str, Any]:
         "is_last": order.is_last,
         "token": order.token,
         "next_token": order.next_token,
+        "lanes": order.lanes,
     }
 
 
@@ -74,6 +83,7 @@ def read_order(fields: Mapping[str, Any]) -> Order:
         is_last=bool(fields.get("is_last")),
         token=fields.get("token"),  # type: ignore[arg-type]
         next_token=fields.get("next_token"),  # type: ignore[arg-type]
+        lanes=fields.get("lanes"),  # type: ignore[arg-type]
     )
     problems = [*limits.problems(), *_problems(order)]
     if problems:
@@ -93,4 +103,6 @@ def _problems(order: Order) -> list[str]:
     tokens = (order.token, order.next_token)
     if not all(isinstance(token, bytes) and len(token) == TOKEN_BYTES for token in tokens):
         found.append(f"tokens: expected {TOKEN_BYTES} bytes each")
+    if type(order.lanes) is not int or not 0 < order.lanes <= LANES_MAX:
+        found.append(f"lanes: expected 1 to {LANES_MAX}, found {order.lanes!r}")
     return found

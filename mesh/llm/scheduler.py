@@ -340,6 +340,10 @@ class Scheduler:
         """Return how many sequences run and have read their prompts."""
         return sum(not self._reads(each) for each in self._running.values())
 
+    def is_reading(self) -> bool:
+        """Return whether anybody waits, or has a prompt to read."""
+        return bool(self._waiting) or any(self._reads(each) for each in self._running.values())
+
     # --- what can be seen --------------------------------------------------------------
 
     def statistics(self) -> dict[str, int]:

@@ -8,10 +8,12 @@ place. Stages are contiguous and in the order of the nodes given, the head first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from mesh.errors import SetupError
+
+TOGETHER = 3.0  # with it the head of three has next to no layers, that of two a few
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class Costs:
     ends_s: float = 0.0
     layer_bytes: int = 0
     ends_bytes: int = 0
+
+    def together(self) -> Costs:
+        """Return them for nodes of one machine, whose parts need no balance: cores are shared.
+
+        There the steps under way meet at the head, which decides for all of them in turn.
+        """
+        return replace(self, ends_s=TOGETHER * self.ends_s)
 
 
 @dataclass(frozen=True, slots=True)

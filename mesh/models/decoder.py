@@ -15,6 +15,7 @@ complex product. The residual stays float32; products take `dtype`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
@@ -129,6 +130,13 @@ def _pairs(x: Tensor) -> Tensor:
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
+class _Spaces(threading.local):
+    """Buffers by number of rows, of each thread its own: several may compute at once."""
+
+    def __init__(self) -> None:
+        self.by_rows: dict[int, Buffers] = {}
+
+
 class Stage:
     """Layers `[first, last)` of a model, with room for `slots` sequences of `cap` positions."""
 
@@ -171,7 +179,7 @@ class Stage:
             self._rotary = Rotary(shape, cap, checkpoint.rope_factors())
         self._plans = Plans(self.cache, self._rotary)
         self._scale = shape.head_width**-0.5
-        self._spaces: dict[int, Buffers] = {}
+        self._spaces, self._compiling = _Spaces(), threading.Lock()
         self._throughs: dict[int, Callable[[Buffers, Plan, Past], None]] = {}
 
     def size_bytes(self) -> int:
@@ -241,12 +249,13 @@ class Stage:
             step: from `rows`.
 
         Returns:
-            `[M, C]` float32, a buffer that the next step overwrites.
+            `[M, C]` float32, a buffer that the thread's next step overwrites.
         """
-        space = self._spaces.get(step.count)
+        spaces = self._spaces.by_rows
+        space = spaces.get(step.count)
         if space is None:
             space = workspace(self.architecture, step.count, self.dtype)
-            self._spaces[step.count] = space
+            spaces[step.count] = space
         space.x.copy_(x)
         views = [self.cache.views(run) for run in step.runs]
         heads = self.architecture.kv_heads
@@ -264,15 +273,16 @@ class Stage:
         """Return what passes rows of so many sequences through the layers."""
         found = self._throughs.get(sequences)
         if found is None:
-            found = self._throughs[sequences] = compiled(
-                Through(
-                    [layer.tensors(sequences) for layer in self.layers],
-                    self.cache.flat,
-                    self.architecture.norm_eps,
-                    self._scale,
-                    self.architecture.family == "llama",
+            with self._compiling:
+                found = self._throughs[sequences] = compiled(
+                    Through(
+                        [layer.tensors(sequences) for layer in self.layers],
+                        self.cache.flat,
+                        self.architecture.norm_eps,
+                        self._scale,
+                        self.architecture.family == "llama",
+                    )
                 )
-            )
         return found
 
 

@@ -21,8 +21,10 @@ def rows(count, dtype=np.float32, width=8):
 def valid(draw):
     numbers = {
         "epoch": draw(st.integers(0, 2**32 - 1)),
-        "step": draw(st.integers(0, 2**64 - 1)),
-        "lane": draw(st.integers(0, 255)),
+        "step": draw(st.integers(1000, 2**64 - 1)),
+        "lane": draw(st.integers(0, 2)),
+        "abreast": draw(st.integers(1, 255)),
+        "after": tuple(draw(st.dictionaries(st.integers(3, 15), st.integers(0, 999))).items()),
         "spent_us": tuple(draw(st.lists(st.integers(0, 2**32 - 1), max_size=4))),
         "has_waited": draw(st.booleans()),
         "share": draw(st.integers(1, 255)),
@@ -80,6 +82,14 @@ def test_a_damaged_frame_is_read_or_refused_and_nothing_else(frame, data):
 def test_a_copy_is_of_the_same_positions_of_two_slots(entries):
     with pytest.raises(RemoteProtocolError, match="a copy"):
         read(write(Frame(1, 1, Kind.COPY, entries)), None, LIMITS)
+
+
+@pytest.mark.parametrize("after", [((0, 1),), ((1, 7),), ((1, 9),), ((16, 1),)])
+def test_a_step_waits_for_older_ones_of_other_lanes_only(after):
+    """So whatever is under way, something can be computed."""
+    frame = Frame(1, 7, Kind.BACK, (Entry(0, 5),), after=after)
+    with pytest.raises(RemoteProtocolError, match="a step: "):
+        read(write(frame), None, LIMITS)
 
 
 @given(st.binary(max_size=80))

@@ -32,6 +32,9 @@ def test_an_order_comes_back_as_it_was():
         {"next": ""},
         {"next": 7},
         {"token": b""},
+        {"lanes": 0},
+        {"lanes": 17},
+        {"lanes": None},
         {"next_token": "b" * 16},
     ],
 )

@@ -17,10 +17,11 @@ from mesh.llm.ask import Ask
 from mesh.llm.blocks import Ledger
 from mesh.llm.engine import Engine
 from mesh.llm.prefix import Reuse
-from mesh.llm.relay import Relay, Way
+from mesh.llm.relay import Relay
 from mesh.llm.runner import Whole
 from mesh.llm.scheduler import Scheduler
-from mesh.llm.stage import StageThread
+from mesh.llm.stage import StageThreads
+from mesh.llm.way import Way
 from mesh.models.checkpoint import open_checkpoint
 from mesh.models.decoder import Stage
 from mesh.models.ends import Ends
@@ -75,7 +76,8 @@ class Hose:
 class Ring:
     """A relay whose stages are threads of this process; frames may be lost or doubled."""
 
-    def __init__(self, folder, count, **settings):
+    def __init__(self, folder, count, *, is_together=False, **settings):
+        self.is_together = is_together
         self.checkpoint = open_checkpoint(folder)
         self.limits = frames.Limits(SLOTS, CAP, self.checkpoint.architecture.width, 64)
         self.errors = []
@@ -88,34 +90,43 @@ class Ring:
             broken=lambda epoch, error: self.errors.append(error),
         )
         self.epochs = itertools.count(1)
-        self.threads = []
+        self.threads, self.homes = [], []
         self.is_lost = False
         self.open(count)
 
     def open(self, count):
         """Open a new way of so many parts; what is under way is lost."""
-        for thread in self.threads:
-            thread.close()
+        for each in (*self.threads, *self.homes):
+            each.close()
         cuts = CUTS[count]
         pairs = list(itertools.pairwise(cuts))
-        deliver, epoch = self.relay.returned, next(self.epochs)
-        self.threads = []
+        epoch = next(self.epochs)
+        self.homes = [Hose(None) for _ in pairs]  # a lane each
+        for home in self.homes:
+            threading.Thread(target=self.read_home, args=(home,)).start()
+        self.threads, nexts = [], self.homes
         for first, last in reversed(pairs[1:]):
-            passage = Hose(deliver)
-            thread = StageThread(
+            passages = [Hose(self.sender(after)) for after in nexts]
+            thread = StageThreads(
                 part(self.checkpoint, first, last),
                 self.limits,
                 epoch=epoch,
                 threads=1,
                 is_last=not self.threads,
-                passage=passage,
+                passages=passages,
                 failed=self.errors.append,
             )
             self.threads.append(thread)
-            deliver = self.sender(passage)
+            nexts = passages
         own = part(self.checkpoint, *pairs[0]) if pairs[0][1] else None
         self.is_lost = False
-        self.relay.resume(Way(epoch, own, len(pairs) - 1, deliver))
+        sends = [self.sender(passage) for passage in nexts]
+        sharing = len(pairs) if self.is_together else 1
+        self.relay.resume(Way(epoch, own, len(pairs) - 1, sends, sharing=sharing))
+
+    def read_home(self, home):
+        while (found := home.receive()) is not None:
+            self.relay.returned(*found)
 
     def sender(self, passage):
         def send(header, hidden):
@@ -130,8 +141,8 @@ class Ring:
         self.relay.suspend()
 
     def close(self):
-        for thread in self.threads:
-            thread.close()
+        for each in (*self.threads, *self.homes):
+            each.close()
         self.relay.close()
         assert self.errors == []
 
@@ -188,10 +199,11 @@ def ring(folder):
         each.close()
 
 
+@pytest.mark.parametrize("is_together", [False, True])
 @pytest.mark.parametrize("count", CUTS)
-def test_parts_say_what_the_whole_says(ring, expected, count):
-    """Alone, and all at once beside each other's prompts."""
-    relay = ring(count).relay
+def test_parts_say_what_the_whole_says(ring, expected, count, is_together):
+    """Alone, and all at once beside each other's prompts; in turn and abreast."""
+    relay = ring(count, is_together=is_together).relay
     assert expected[:2] == [asyncio.run(read(relay, wish)) for wish in asks()[:2]]
     assert expected == asyncio.run(read_all(relay, asks()))
     assert relay.statistics()["kv_blocks_used"] == 0
@@ -262,7 +274,8 @@ def test_frames_of_old_epochs_doubles_and_noise_change_nothing(ring, expected):
         real(header, hidden)
         real(*seen[len(seen) // 2])
 
-    held.threads[0]._passage.deliver = doubling
+    for passage in held.threads[0]._passages:
+        passage.deliver = doubling
     assert expected == asyncio.run(read_all(held.relay, asks()))
     stale = frames.Frame(77, 1, frames.Kind.ROWS, (frames.Entry(0, 1, 1, False),))
     real(frames.write(stale), None)
@@ -271,6 +284,8 @@ def test_frames_of_old_epochs_doubles_and_noise_change_nothing(ring, expected):
 
 def test_a_frame_that_cannot_be_is_told(ring):
     held = ring(2)
+    while held.relay.statistics()["epoch"] is None:
+        pass  # the way opens in the engine's thread
     held.relay.returned(b"nonsense", None)
     while not held.errors:
         pass
