@@ -15,7 +15,7 @@ from aiohttp import web
 from mesh.api import answer
 from mesh.api.guard import PARTIAL
 from mesh.api.parts import PARTS
-from mesh.errors import DeadlineExceeded, MeshError, RoleError
+from mesh.errors import Cancelled, DeadlineExceeded, MeshError, RoleError
 from mesh.policy.request import Request
 
 READER_GRACE_S = 1.0  # past the deadline, for a slow reader to take what is written already
@@ -40,19 +40,22 @@ async def send(
             headers={**answer.HEADERS, "X-Accel-Buffering": "no", "X-Request-ID": asked.id}
         )
         response.content_type = answer.EVENTS
-        await response.prepare(request)
         try:
+            await response.prepare(request)
             async with asyncio.timeout(asked.left_s(time.monotonic()) + READER_GRACE_S):
                 await _write_all(request, response, first, chunks, failure)
+            await response.write_eof()
+        except ConnectionError:
+            # The client is gone; a write has met it before the loop told us, and cancelled this.
+            request[PARTIAL] = Cancelled.code
+            _abort(request)
         except TimeoutError:
             # The answer was ready in time; who asked does not read it. Nothing more fits in.
             request[PARTIAL] = DeadlineExceeded.code
             _abort(request)
-            return response
         except BaseException:
             _abort(request)  # an answer that has begun must not look as if it went on
             raise
-    await response.write_eof()
     return response
 
 

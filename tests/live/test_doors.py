@@ -6,7 +6,9 @@ import asyncio
 import io
 import json
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from mesh.settings.schema import Limits, Security
 from tests.support.live import mesh, url, wait_idle, wait_until
@@ -197,6 +199,28 @@ def test_error_in_mid_stream_is_an_event(tmp_path):
             async with http.post(url(nodes[0], ASK), json={**body, "query": 3}) as response:
                 assert response.status == 422
             await wait_idle(nodes)
+
+    asyncio.run(main())
+
+
+def test_client_gone_at_the_last_byte_is_no_crash(tmp_path, monkeypatch, caplog):
+    """A write meets it before the loop says that the connection is lost."""
+
+    async def gone(_self, data=b""):
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    monkeypatch.setattr(web.StreamResponse, "write_eof", gone)
+
+    async def main():
+        async with mesh(tmp_path, count=1, text=LONE) as ((node,), http):
+            body = {"query": "x", "stream": True}
+            async with http.post(url(node, "/v1/pipelines/p"), json=body) as response:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await response.read()
+            await wait_idle([node])
+            kept = node.parts.metrics.text().decode()
+        assert 'mesh_http_errors_total{code="cancelled"} 1.0' in kept
+        assert not [record for record in caplog.records if record.exc_info]
 
     asyncio.run(main())
 
