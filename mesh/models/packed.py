@@ -10,8 +10,8 @@ cores:
     packed    5.6   7.5   9.9    22   125
 
 oneDNN compiles and keeps a kernel for each number of rows that it meets, of each matrix: 2 ms
-and 2 MB for these four shapes, 1.1 GB once every number up to 512 was met. So beyond `ROWS_STEP`
-rows are rounded up.
+and 2 MB for these four shapes, 1.1 GB once every number up to 512 was met. So more than a few
+rows are rounded up (`rounded`): 36 numbers up to 256, which is a chunk of a prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 ROWS_HINT = 16  # oneDNN orders a matrix for about so many; of 1, 16 and 256 none was slower
-ROWS_STEP = 16  # with it 90 MB of kernels up to 512 rows, for SmolLM2's shapes
 
 
 def is_available() -> bool:
@@ -46,9 +45,12 @@ def pack(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT)  # type: ignore[no-any-return]
 
 
-def rounded(rows: int, step: int = ROWS_STEP) -> int:
-    """Return how many rows are multiplied for so many."""
-    return rows if rows <= step else (rows + step - 1) // step * step
+def rounded(rows: int) -> int:
+    """Return how many rows are multiplied for so many: at most a quarter more."""
+    if rows <= 16:
+        return rows  # in decoding each row counts
+    step = 4 if rows <= 32 else 8 if rows <= 64 else 16
+    return (rows + step - 1) // step * step
 
 
 def size_bytes(weight: Tensor) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import gelu, linear
 
 from mesh.models import packed
-from mesh.models.packed import ROWS_STEP, pack, product
+from mesh.models.packed import pack, product, rounded
 
 
 def chance(*shape):
@@ -15,7 +15,7 @@ def chance(*shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("count", [1, 7, ROWS_STEP, ROWS_STEP + 1, 3 * ROWS_STEP, 77])
+@pytest.mark.parametrize("count", [1, 16, 17, 64, 65, 77])
 def test_a_packed_matrix_multiplies_as_a_plain_one(count, dtype):
     """Also where rows are rounded up."""
     weight, bias, x = (chance(*shape).to(dtype) for shape in ((96, 64), (96,), (count, 64)))
@@ -26,6 +26,13 @@ def test_a_packed_matrix_multiplies_as_a_plain_one(count, dtype):
         assert found.shape == (count, 96)
         torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
     torch.testing.assert_close(product(x, ready, None), linear(x, weight), rtol=0.01, atol=0.01)
+
+
+def test_few_numbers_of_rows_stand_for_all():
+    """Each would have a kernel of its own."""
+    stand = [rounded(rows) for rows in range(1, 257)]
+    assert all(rows <= found <= 1.25 * rows for rows, found in enumerate(stand, 1))
+    assert len(set(stand)) <= 36
 
 
 def test_a_packed_matrix_takes_what_it_says():
