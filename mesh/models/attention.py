@@ -89,6 +89,8 @@ class Rows:
         targets: `[M·2K]` where the rows' keys and values are written.
         turns: None without rotary positions.
         runs: what attends together.
+        number: unlike that of any plan which may still be gone on from.
+        is_held: it was handed over to be made again.
     """
 
     sequences: int
@@ -98,6 +100,8 @@ class Rows:
     targets: Tensor
     turns: Turns | None
     runs: tuple[Run, ...]
+    number: int = 0
+    is_held: bool = False
 
     @property
     def count(self) -> int:
@@ -220,9 +224,11 @@ class Plans:
         follows = last is not None and positions == [at + 1 for at in last.positions]
         if last is not None and follows and advance(last, slots):
             return last
-        if len(self._last) >= PLANS_MAX:
+        if last is None and len(self._last) >= PLANS_MAX:
             self._last.clear()
-        found = self._last[key] = rows(self._cache, self._rotary, slots, positions)
+        found = rows(self._cache, self._rotary, slots, positions)
+        found.number = len(self._last) if last is None else last.number
+        self._last[key] = found
         return found
 
 

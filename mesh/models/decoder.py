@@ -16,7 +16,7 @@ complex product. The residual stays float32; products take `dtype`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 
@@ -34,7 +34,7 @@ from mesh.models.attention import (
     chunk_mask,
 )
 from mesh.models.checkpoint import Checkpoint, dense
-from mesh.models.layers import Buffers, Past, Plan, Scale, Through, Weights, compiled
+from mesh.models.layers import Buffers, Plan, Scale, Through, Weights, compiled
 from mesh.models.quantize import Matrix, join, matrix
 
 PAD = 16  # columns beside the residual: keeps its rows on cache lines
@@ -130,11 +130,13 @@ def _pairs(x: Tensor) -> Tensor:
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
-class _Spaces(threading.local):
-    """Buffers by number of rows, of each thread its own: several may compute at once."""
+class _Own(threading.local):
+    """What each thread that decodes has for itself: several may do so at once."""
 
-    def __init__(self) -> None:
-        self.by_rows: dict[int, Buffers] = {}
+    def __init__(self, cache: KeyValues, rotary: Rotary | None) -> None:
+        self.plans = Plans(cache, rotary)
+        self.spaces: dict[int, Buffers] = {}  # by number of rows
+        self.throughs: dict[int, Through] = {}  # by number of sequences
 
 
 class Stage:
@@ -151,6 +153,7 @@ class Stage:
         cap: int = 2048,
         has_wide: bool = True,
         known: Mapping[int, Layer] | None = None,
+        is_steady: bool = False,
     ) -> None:
         """Read the layers' weights.
 
@@ -163,11 +166,14 @@ class Stage:
             cap: positions of each; a multiple of 64.
             has_wide: keep a bf16 copy of quantised matrices for prefill.
             known: layers that were read before, by number, in the same form.
+            is_steady: decode any number of sequences by the forms for one, so that a row is
+                rounded as it is alone; otherwise many by those for many, which is faster.
         """
         known = known or {}
         shape = checkpoint.architecture
         assert 0 <= first < last <= shape.layers
         self.architecture, self.first, self.last = shape, first, last
+        self._is_steady = is_steady
         self.dtype = torch.float32 if form == "float32" else torch.bfloat16
         self.layers = [
             known.get(i) or _read_layer(checkpoint, i, form, has_wide, self.dtype)
@@ -177,10 +183,8 @@ class Stage:
         self._rotary: Rotary | None = None
         if shape.rope_theta:
             self._rotary = Rotary(shape, cap, checkpoint.rope_factors())
-        self._plans = Plans(self.cache, self._rotary)
         self._scale = shape.head_width**-0.5
-        self._spaces, self._compiling = _Spaces(), threading.Lock()
-        self._throughs: dict[int, Callable[[Buffers, Plan, Past], None]] = {}
+        self._own, self._compiling = _Own(self.cache, self._rotary), threading.Lock()
 
     def size_bytes(self) -> int:
         """Return what the layers' matrices take."""
@@ -237,9 +241,9 @@ class Stage:
     def rows(self, slots: list[int], positions: list[int]) -> Rows:
         """Return the plan of a step: rows ascend by slot, each at its own position.
 
-        The next plan of the same slots may overwrite it.
+        It is for `decode` in this thread, and the next plan of the same slots overwrites it.
         """
-        return self._plans.rows(slots, positions)
+        return self._own.plans.rows(slots, positions)
 
     def decode(self, x: Tensor, step: Rows) -> Tensor:
         """Pass one row of each of `M` sequences through the layers.
@@ -251,32 +255,43 @@ class Stage:
         Returns:
             `[M, C]` float32, a buffer that the thread's next step overwrites.
         """
-        spaces = self._spaces.by_rows
-        space = spaces.get(step.count)
-        if space is None:
-            space = workspace(self.architecture, step.count, self.dtype)
-            spaces[step.count] = space
+        space = self._space(step.count)
+        through = self._through(step.sequences)
+        if not step.is_held:
+            through.hold(step.number, space, self._plan(step))
+            step.is_held = True
         space.x.copy_(x)
+        through(step.number)
+        return space.x
+
+    def _space(self, count: int) -> Buffers:
+        found = self._own.spaces.get(count)
+        if found is None:
+            found = workspace(self.architecture, count, self.dtype)
+            self._own.spaces[count] = found
+        return found
+
+    def _plan(self, step: Rows) -> Plan:
         views = [self.cache.views(run) for run in step.runs]
         heads = self.architecture.kv_heads
-        plan = Plan(
+        return Plan(
             turns=step.turns.parts if step.turns else [],
             targets=step.targets,
             bounds=[(run.first * heads, run.last * heads) for run in step.runs],
             masks=[run.mask for run in step.runs],
+            keys=[keys for keys, _ in views],
+            values=[values for _, values in views],
         )
-        past = Past([keys for keys, _ in views], [values for _, values in views])
-        self._through(step.sequences)(space, plan, past)
-        return space.x
 
-    def _through(self, sequences: int) -> Callable[[Buffers, Plan, Past], None]:
+    def _through(self, sequences: int) -> Through:
         """Return what passes rows of so many sequences through the layers."""
-        found = self._throughs.get(sequences)
+        found = self._own.throughs.get(sequences)
         if found is None:
+            alike = 1 if self._is_steady else sequences
             with self._compiling:
-                found = self._throughs[sequences] = compiled(
+                found = self._own.throughs[sequences] = compiled(
                     Through(
-                        [layer.tensors(sequences) for layer in self.layers],
+                        [layer.tensors(alike) for layer in self.layers],
                         self.cache.flat,
                         self.architecture.norm_eps,
                         self._scale,

@@ -7,12 +7,12 @@ runs without either; where torch no longer has TorchScript, the same lines run a
 
 What TorchScript does costs too, for the processor's caches are full of weights by then. Tuples
 are taken apart once and not member by member, what stays the same is handed over once and not
-with each step, and loops that mostly run once stand behind a case for once.
+with each step (a hundred tensors take 0.1 ms), and loops that mostly run once stand behind a
+case for once.
 """
 
 import logging
 import warnings
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -80,19 +80,23 @@ class Plan(NamedTuple):
         targets: places in a layer's flat memory.
         bounds: per run the first and the last of `q`.
         masks: per run, 0 or -inf.
+        keys: per run and layer, as products read them.
+        values: likewise.
     """
 
     turns: list[Tensor]
     targets: Tensor
     bounds: list[tuple[int, int]]
     masks: list[Tensor]
-
-
-class Past(NamedTuple):
-    """Keys and values that are read, per run and layer as products take them."""
-
     keys: list[list[Tensor]]
     values: list[list[Tensor]]
+
+
+class Step(NamedTuple):
+    """A step that can be made again, once its plan has moved on in place."""
+
+    space: Buffers
+    plan: Plan
 
 
 def multiply(x: Tensor, product: Product) -> Tensor:
@@ -131,9 +135,9 @@ def keep(space: Buffers, plan: Plan, flat: Tensor) -> None:
     flat.index_copy_(0, plan.targets, space.kv)
 
 
-def attend(index: int, space: Buffers, plan: Plan, past: Past, scale: float) -> None:
+def attend(index: int, space: Buffers, plan: Plan, scale: float) -> None:
     """Let each row see its own past."""
-    masks, keys, values = plan.masks, past.keys, past.values
+    masks, keys, values = plan.masks, plan.keys, plan.values
     if len(masks) == 1:
         scores = torch.baddbmm(masks[0], space.q, keys[0][index], alpha=scale)
         torch.bmm(torch.softmax(scores, -1), values[0][index], out=space.seen)
@@ -155,10 +159,11 @@ def feed(space: Buffers, wide: Tensor, down: Product, is_gated: bool) -> Tensor:
 
 
 class Through(torch.nn.Module):
-    """Layers, with their memory: what stays the same from step to step."""
+    """Layers, their memory, and steps: what stays the same for a while."""
 
     layers: list[Weights]
     flat: list[Tensor]
+    steps: dict[int, Step]
 
     def __init__(
         self, layers: list[Weights], flat: list[Tensor], eps: float, scale: float, is_gated: bool
@@ -173,19 +178,25 @@ class Through(torch.nn.Module):
             is_gated: `up` is gate and up, as in the llama family.
         """
         super().__init__()
-        self.layers, self.flat = layers, flat
+        self.layers, self.flat, self.steps = layers, flat, {}
         self.eps, self.scale, self.is_gated = eps, scale, is_gated
 
-    def forward(self, space: Buffers, plan: Plan, past: Past) -> None:
-        """Pass `space.x` through the layers; it is changed in place."""
-        space, plan, past = Buffers(*space), Plan(*plan), Past(*past)
+    @torch.jit.export
+    def hold(self, number: int, space: Buffers, plan: Plan) -> None:
+        """Keep a step under that number, instead of what was kept there."""
+        self.steps[number] = Step(space, plan)
+
+    def forward(self, number: int) -> None:
+        """Pass `space.x` of that step through the layers; it is changed in place."""
+        space, plan = self.steps[number]
+        space, plan = Buffers(*space), Plan(*plan)
         eps, scale, is_gated = self.eps, self.scale, self.is_gated
         is_cast = space.attended.dtype != space.seen_rows.dtype
         for index, weights in enumerate(self.layers):
             attn_norm, qkv, o, mlp_norm, up, down = weights
             space.qkv.copy_(multiply(normalise(attn_norm, space, eps), qkv))
             keep(space, plan, self.flat[index])
-            attend(index, space, plan, past, scale)
+            attend(index, space, plan, scale)
             if is_cast:
                 space.attended.copy_(space.seen_rows)
             space.x.add_(multiply(space.attended, o))
@@ -193,7 +204,7 @@ class Through(torch.nn.Module):
             space.x.add_(feed(space, wide, down, is_gated))
 
 
-def compiled(through: Through) -> Callable[[Buffers, Plan, Past], None]:
+def compiled(through: Through) -> Through:
     """Return it without Python in it, or as it stands where torch cannot."""
     try:
         with warnings.catch_warnings():

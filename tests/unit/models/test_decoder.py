@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -143,6 +145,7 @@ def test_rows_of_few_sequences_are_rounded_as_one_is(folder):
 
 @torch.inference_mode()
 def test_more_sequences_than_a_few_are_equal_within_rounding(folder):
+    """Bit by bit where that is wished."""
     stage, ends = open_whole(folder, "int4", slots=FEW_INT4 + 2)
     few = list(range(FEW_INT4))
     many = [*few, FEW_INT4]
@@ -150,6 +153,28 @@ def test_more_sequences_than_a_few_are_equal_within_rounding(folder):
     expected = stage.decode(x[: len(few)], stage.rows(few, [0] * len(few))).clone()
     found = stage.decode(x, stage.rows(many, [0] * len(many)))[: len(few)]
     assert float((found - expected).norm() / expected.norm()) < 0.05
+    steady, _ = open_whole(folder, "int4", slots=FEW_INT4 + 2, is_steady=True)
+    found = steady.decode(x, steady.rows(many, [0] * len(many)))[: len(few)]
+    assert torch.equal(found, expected)
+
+
+def test_threads_that_decode_at_once_do_not_disturb_each_other(tmp_path):
+    """Also where a plan moves on while another thread's does."""
+    stage, ends = open_whole(write_decoder(tmp_path, LLAMA), "int4")
+
+    @torch.inference_mode()
+    def said(slots):
+        found = []
+        for at in range(40):
+            step = stage.rows(slots, [at] * len(slots))
+            found.append(stage.decode(ends.embed(slots, slots), step).clone())
+        return torch.cat(found)
+
+    alone = said([0, 1]), said([2])
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(said, ([0, 1], [2])))
+    assert torch.equal(alone[0], together[0])
+    assert torch.equal(alone[1], together[1])
 
 
 @torch.inference_mode()
