@@ -24,7 +24,7 @@ class Order:
     """Layers `[first, last)`, the limits of their frames, and where results go.
 
     `token` opens the tracks from the stage before, `next_token` those to the stage after: one
-    for each of `lanes`, by a token made of it.
+    for each of `lanes`, by a token made of it. See `decoder.Stage` for the rest.
     """
 
     first: int
@@ -37,6 +37,7 @@ class Order:
     token: bytes = b""
     next_token: bytes = b""
     lanes: int = 1
+    is_steady: bool = False
 
 
 def lane_token(token: bytes, lane: int) -> bytes:
@@ -62,6 +63,7 @@ def write_order(order: Order) -> dict[str, Any]:
         "token": order.token,
         "next_token": order.next_token,
         "lanes": order.lanes,
+        "is_steady": order.is_steady,
     }
 
 
@@ -84,6 +86,7 @@ def read_order(fields: Mapping[str, Any]) -> Order:
         token=fields.get("token"),  # type: ignore[arg-type]
         next_token=fields.get("next_token"),  # type: ignore[arg-type]
         lanes=fields.get("lanes"),  # type: ignore[arg-type]
+        is_steady=bool(fields.get("is_steady")),
     )
     problems = [*limits.problems(), *_problems(order)]
     if problems:

@@ -10,6 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from mesh.llm.blocks import BLOCK, blocks
 from mesh.llm.chain import Chain
 from mesh.llm.frames import DTYPES, Limits
 from mesh.llm.links import Links
-from mesh.llm.loading import EngineSettings, Opened, ledger_of, read_stage, reuse_of
+from mesh.llm.loading import (
+    EngineSettings,
+    Opened,
+    is_steady,
+    ledger_of,
+    read_stage,
+    reuse_of,
+)
 from mesh.llm.order import FORMS, Order
 from mesh.llm.relay import Relay
 from mesh.llm.scheduler import Scheduler
@@ -91,7 +99,9 @@ def open_head(
         tokens_max=max(settings.chunk, settings.sequences_max * REPLAY),
         hidden=hidden,
     )
-    order = Order(0, 1, limits, settings.weights, settings.has_wide, "", False)
+    order = Order(
+        0, 1, limits, settings.weights, settings.has_wide, "", False, is_steady=is_steady(settings)
+    )
     ends = Ends(checkpoint, form=settings.weights)
     del checkpoint
     first = read_stage(path, order, {})
@@ -105,8 +115,7 @@ def open_head(
     )
 
     def read(a: int, b: int, known: Mapping[int, Layer]) -> Stage:
-        own = Order(a, b, limits, settings.weights, settings.has_wide, "", False)
-        return read_stage(path, own, {0: first.layers[0], **known})
+        return read_stage(path, replace(order, first=a, last=b), {0: first.layers[0], **known})
 
     engine = HeadEngine(
         ends,

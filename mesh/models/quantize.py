@@ -12,9 +12,9 @@ Arithmetic; used by `models.decoder`. What torch's CPU kernels do decides the fo
 
 A quantised matrix keeps a bf16 copy beside it for prompts, and for decoding steps of more than
 `FEW_INT4` or `FEW_INT8` sequences, unless told not to. So decoding in batches equals decoding
-alone up to that many sequences, or with any number where there is no copy; beyond, within
-rounding. It is sequences that count and not rows: neither drafts nor positions said again after
-a loss change how a step is rounded.
+alone up to that many sequences, or with any number where there is no copy or steps are to be
+steady (`decoder.Stage`); beyond, within rounding. It is sequences that count and not rows:
+neither drafts nor positions said again after a loss change how a step is rounded.
 """
 
 from __future__ import annotations

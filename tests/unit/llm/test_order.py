@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mesh.errors import BadRequest
@@ -14,6 +16,8 @@ ORDER = Order(2, 5, LIMITS, "int4", True, "127.0.0.1:1", False, b"a" * 16, b"b" 
 
 def test_an_order_comes_back_as_it_was():
     assert ORDER == read_order(write_order(ORDER))
+    steady = replace(ORDER, is_steady=True, lanes=3)
+    assert steady == read_order(write_order(steady))
 
 
 @pytest.mark.parametrize(
