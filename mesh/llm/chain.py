@@ -139,9 +139,8 @@ class Chain:
         head = next(iter(candidates.values()))
         tasks = stack.enter_context(Tasks())
         tokens = [os.urandom(TOKEN_BYTES) for _ in state.parts]  # the last one opens the way home
-        lanes = min(LANES_MAX, len(state.parts))  # more steps than parts only wait
-        ways = [lane_token(tokens[-1], lane) for lane in range(lanes if behind else 0)]
-        homes = [self._expect(stack, token) for token in ways]
+        lanes = min(LANES_MAX, len(state.parts)) if behind else 0  # more steps only wait
+        homes = [self._expect(stack, lane_token(tokens[-1], lane)) for lane in range(lanes)]
         holds = []
         nexts = [*behind[1:], head] if behind else []
         for at, (part, node, after) in enumerate(zip(state.parts[1:], behind, nexts, strict=True)):
@@ -266,8 +265,9 @@ class Chain:
 
     def _plan(self, candidates: Sequence[Candidate]) -> tuple[Part, ...]:
         """Return the cut; slow nodes get less, or nothing where others are enough."""
-        places = self._places(candidates)
-        costs = self._costs.together() if _sharing(candidates) == len(places) else self._costs
+        places, costs = self._places(candidates), self._costs
+        if _sharing(candidates) == len(places):
+            costs = costs.together(self._layers)
         slow = self._speeds.known(time.monotonic())
         if not self._counts or not slow:
             return plan(self._layers, costs, places, self._counts)

@@ -9,6 +9,9 @@ Which is faster depends on cores, hops, kernels and neighbours, so it is tried: 
 of crowd, between windows of the usual mode one window of another.
 
     usual | other | usual     the other must beat both by a margin
+
+Trials cost what the other mode is slower. So one that falls far behind ends early, one that is
+not ahead needs no third window, and whatever interrupts one puts it off.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ LANE_ROWS = 4  # the first guess: narrow products take four rows in about the ti
 WINDOW_S, WINDOW_STEPS = 0.4, 12  # a window lasts until both have passed
 SETTLE_STEPS = 4  # after a change: steps of before are still under way
 BETTER = 1.04  # repeated windows of one mode differ by 2 % on a quiet machine
-AGAIN_S_MIN, AGAIN_S_MAX = 1.0, 60.0  # between trials; doubled whenever one changes nothing
+HOPELESS = 0.85  # of the usual rate, in the first half of a window
+AGAIN_S_MIN, AGAIN_S_MAX = 2.0, 60.0  # before trials; doubled whenever one changes nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Lanes:
         """
         size = _size_of(speakers)
         if size != self._size or not is_calm:
-            self._crowd(speakers).rates.clear()
+            self._interrupt(now_s)
             self._begin(size, now_s)
             return
         self._steps += 1
@@ -92,8 +96,10 @@ class Lanes:
         elif self._steps > SETTLE_STEPS:
             self._tokens += tokens
         took_s = now_s - self._began_s
-        if self._steps >= SETTLE_STEPS + WINDOW_STEPS and took_s >= WINDOW_S:
-            self._judge(self._crowd(speakers), speakers, self._tokens / took_s, now_s)
+        crowd, steps = self._crowd(speakers), self._steps - SETTLE_STEPS
+        is_over = steps >= WINDOW_STEPS and took_s >= WINDOW_S
+        if is_over or self._is_hopeless(crowd, steps, took_s):
+            self._judge(crowd, speakers, self._tokens / took_s, now_s)
             self._begin(size, now_s)
 
     def usual(self) -> dict[int, dict[str, int]]:
@@ -103,20 +109,34 @@ class Lanes:
     def _begin(self, size: int, now_s: float) -> None:
         self._size, self._began_s, self._steps, self._tokens = size, now_s, 0, 0
 
+    def _interrupt(self, now_s: float) -> None:
+        """Put a trial off that was begun."""
+        crowd = self._crowds.get(self._size)
+        if crowd is not None and crowd.rates:
+            crowd.rates.clear()
+            crowd.again_s = now_s + crowd.wait_s
+
+    def _is_hopeless(self, crowd: _Crowd, steps: int, took_s: float) -> bool:
+        if len(crowd.rates) != 1 or 2 * steps < WINDOW_STEPS or 2 * took_s < WINDOW_S:
+            return False
+        return self._tokens / took_s < HOPELESS * crowd.rates[0]
+
     def _judge(self, crowd: _Crowd, speakers: int, rate: float, now_s: float) -> None:
         """Take the rate of a window."""
+        crowd.again_s = crowd.again_s or now_s + crowd.wait_s
         if not crowd.rates:
             crowd.trial = self._other(crowd, speakers) if now_s >= crowd.again_s else None
             if crowd.trial:
                 crowd.rates.append(rate)
             return
         crowd.rates.append(rate)
-        if len(crowd.rates) < 3:
+        before, tried, *after = crowd.rates
+        is_ahead = tried > BETTER * max([before, *after])
+        if is_ahead and not after:
             return
-        before, tried, after = crowd.rates
         crowd.rates.clear()
         assert crowd.trial is not None
-        if tried > BETTER * max(before, after):
+        if is_ahead:
             crowd.usual, crowd.wait_s = crowd.trial, AGAIN_S_MIN
         elif crowd.turn % len(self._modes(speakers)) == 0:  # all others were tried, in vain
             crowd.wait_s = min(AGAIN_S_MAX, 2 * crowd.wait_s)

@@ -20,7 +20,6 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +34,7 @@ from torch import Tensor
 
 from mesh.errors import MeshError
 from mesh.llm import frames, stage
+from mesh.llm.cores import CORES, Seat
 from mesh.llm.engine import Engine
 from mesh.llm.frames import Entry, Frame, Kind
 from mesh.llm.lanes import Lanes, Mode
@@ -47,9 +47,6 @@ from mesh.llm.trips import Pauses, Trip
 from mesh.llm.way import Way
 from mesh.machine import TICK
 from mesh.models.ends import Ends
-from mesh.models.threads import use_threads
-
-CORES = os.cpu_count() or 1
 
 
 class Relay(Engine):
@@ -83,7 +80,7 @@ class Relay(Engine):
         self._way: Way | None = None
         self._monitor = threading.Condition(threading.Lock())
         self._traffic, self._mode, self._computing = Traffic(), Mode(1), 0
-        self._used = threading.local()  # how many threads a thread computes with
+        self._seat = Seat()
         self._last_s = 0.0
         self._rows_trip, self._chunk_trip = Trip(), Trip()
         self._lanes = Lanes(1)
@@ -160,16 +157,14 @@ class Relay(Engine):
             self._monitor.acquire()
 
     @contextmanager
-    def _compute(self, share: int) -> Iterator[None]:
+    def _compute(self, share: int, lane: int) -> Iterator[None]:
         """Let go of the lock meanwhile; no more compute at once than the mode says."""
+        abreast = self._mode.abreast
         self._monitor.wait_for(lambda: self._computing < self._mode.abreast)
         self._computing += 1
         self._monitor.release()
         try:
-            count = max(1, self._threads // share)
-            if count != getattr(self._used, "count", 0):
-                self._used.count = count
-                use_threads(count)
+            self._seat.take(max(1, self._threads // share), lane, abreast)
             yield
         finally:
             self._monitor.acquire()
@@ -182,7 +177,9 @@ class Relay(Engine):
         self._suspend()
         self._way, self._traffic = way, Traffic(max(1, len(way.sends)))
         parts = way.stages + 1
-        most = min(parts, CORES) if way.sharing == parts else parts  # lanes would queue for cores
+        most = (
+            min(parts, len(CORES) or parts) if way.sharing == parts else parts
+        )  # lanes would queue for cores
         self._lanes = Lanes(most, way.sharing, self._threads)
         self._recoveries += 1
 
@@ -271,7 +268,7 @@ class Relay(Engine):
         try:
             if step.chunk and step.chunk.copy:
                 self._copy(way, step.chunk.copy, step.chunk.slot)
-            with self._compute(frame.share):
+            with self._compute(frame.share, lane):
                 began_s = time.monotonic()
                 x = self._own(way, step, frame)
                 hidden = stage.pack(x, self._limits.hidden)
@@ -290,9 +287,7 @@ class Relay(Engine):
             self._settle(step, {}, step.ids() - set(step.asking()))
         else:
             wanted = frame.wanted()
-            self._choose(
-                way, step, frame.share, hidden if len(wanted) == len(hidden) else hidden[wanted]
-            )
+            self._choose(way, step, frame, hidden[wanted])
             self._count(step, time.monotonic() - now_s, len(wanted))
 
     @torch.inference_mode()
@@ -339,11 +334,11 @@ class Relay(Engine):
             self._note(frame, flight, flight.step, way, arrived_s)
             asking = flight.step.asking()
             if asking:
-                self._choose(way, flight.step, frame.share, hidden, asking)
+                self._choose(way, flight.step, frame, hidden, asking)
         return frame.lane
 
     def _choose(
-        self, way: Way, step: Step, share: int, hidden: Any, ids: Many[int] | None = None
+        self, way: Way, step: Step, frame: Frame, hidden: Any, ids: Many[int] | None = None
     ) -> None:
         """Choose tokens for the rows that came back and settle who asked for them."""
         queries = step.queries()
@@ -351,7 +346,7 @@ class Relay(Engine):
         choices: Choices = {}
         try:
             if queries:
-                with self._compute(share), torch.inference_mode():
+                with self._compute(frame.share, frame.lane), torch.inference_mode():
                     choices = pick(self._ends, stage.unpack(hidden), queries, wishes)
         except Exception as error:  # noqa: BLE001 - a step's root: whoever took part is told
             if self._way is way:

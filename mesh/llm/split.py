@@ -13,7 +13,7 @@ from math import inf
 
 from mesh.errors import SetupError
 
-TOGETHER = 3.0  # with it the head of three has next to no layers, that of two a few
+TOGETHER = 0.5  # of all layers: with it the head of three has none, that of two a few
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Costs:
     layer_bytes: int = 0
     ends_bytes: int = 0
 
-    def together(self) -> Costs:
+    def together(self, layers: int) -> Costs:
         """Return them for nodes of one machine, whose parts need no balance: cores are shared.
 
         There the steps under way meet at the head, which decides for all of them in turn.
         """
-        return replace(self, ends_s=TOGETHER * self.ends_s)
+        return replace(self, ends_s=max(self.ends_s, TOGETHER * layers * self.layer_s))
 
 
 @dataclass(frozen=True, slots=True)

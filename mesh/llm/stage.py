@@ -22,10 +22,10 @@ from torch import Tensor
 
 from mesh.errors import ConnectionLost, RemoteProtocolError
 from mesh.llm import frames
+from mesh.llm.cores import Seat
 from mesh.llm.frames import Frame, Kind
 from mesh.llm.traffic import Turns
 from mesh.models.decoder import Stage
-from mesh.models.threads import use_threads
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class StageThreads:
         """
         self.stage, self.limits, self.pace = stage, limits, Pace()
         self._epoch, self._threads, self._is_last = epoch, threads, is_last
-        self._is_closed = False
+        self._is_closed, self._seat = False, Seat()
         self._passages, self._failed, self.delay_s = passages, failed, delay_s
         self._turns, self._changed = Turns(len(passages)), threading.Condition()
         self._workers = [
@@ -146,7 +146,7 @@ class StageThreads:
             passage.release()
 
     def _compute_all(self, lane: int, passage: Passage) -> None:
-        ready_s, used, received = time.monotonic(), 0, 0
+        ready_s, received = time.monotonic(), 0
         while (found := passage.receive()) is not None and not self._is_closed:
             came_s = time.monotonic()
             frame = frames.read(*found, self.limits)
@@ -161,10 +161,7 @@ class StageThreads:
             if self._is_closed:
                 return
             began_s = time.monotonic()
-            count = max(1, self._threads // frame.share)
-            if count != used:
-                used = count
-                use_threads(count)
+            self._seat.take(max(1, self._threads // frame.share), lane, frame.abreast)
             hidden = self._compute(frame, found[1])
             spent_us = int((time.monotonic() - began_s) * 1e6)
             passed = replace(

@@ -68,6 +68,20 @@ def test_lanes_are_never_more_than_nodes_or_speakers():
         assert max(mode.lanes for mode in seen) <= min(2, speakers)
 
 
+def test_what_is_much_slower_is_left_early_and_put_off_where_answers_are_short():
+    """Answers of a second: trials cost next to nothing, and the guess stays."""
+    lanes, now_s, tried = Lanes(3, 3), 0.0, 0
+    for _ in range(60):
+        for _ in range(250):
+            mode = lanes.mode(8)
+            now_s += 0.004 if mode.lanes == 2 else 0.006
+            tried += mode.lanes != 2
+            lanes.note(8, 4, now_s, is_calm=True)
+        lanes.note(8, 4, now_s, is_calm=False)
+    assert 0 < tried < 0.05 * 60 * 250
+    assert lanes.usual()[8]["lanes"] == 2
+
+
 def test_nodes_of_one_machine_compute_abreast_what_meets_there():
     """A step has a core wherever it is; machines of their own try both."""
     assert {Mode(1), Mode(2, 1, 2), Mode(3, 1, 3)} == set(play(Lanes(3, 3), 8, dull, 60.0))

@@ -35,6 +35,13 @@ def test_a_node_that_would_only_slow_the_chain_gets_nothing():
     assert ["n0", "n2"] == [part.node for part in parts]
 
 
+@pytest.mark.parametrize(("count", "expected"), [(1, (30,)), (2, (7, 23)), (3, (0, 15, 15))])
+def test_the_head_has_least_where_all_share_a_machine(count, expected):
+    """Cores are shared, so parts need no balance; steps under way meet at the head."""
+    costs = Costs(1.0, 4.0).together(30)
+    assert expected == tuple(part.count for part in plan(30, costs, places(*[1] * count)))
+
+
 def test_counts_by_hand_are_followed_and_spares_stand_by():
     nodes = places(1, 1, 1, 1)
     assert (Part("n0", 0, 1), Part("n1", 1, 3), Part("n2", 3, 6)) == plan(
