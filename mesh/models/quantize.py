@@ -167,11 +167,11 @@ class Int8:
 
     def __init__(self, weight: Tensor, has_wide: bool = True) -> None:
         self.shape = (weight.shape[0], weight.shape[1])
-        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        scale = largest(weight) / 127
         # The kernel reads scales as bf16: round first, so that codes fit what is used.
         self._scale = scale.to(torch.bfloat16)
-        codes = torch.round(weight / self._scale.to(torch.float32)[:, None])
-        self._codes = SHELVES.keep(codes.clamp(-127, 127).to(torch.int8))
+        codes = (weight / self._scale.to(torch.float32)[:, None]).round_().clamp_(-127, 127)
+        self._codes = SHELVES.keep(codes.to(torch.int8))
         self._copy = _Copy(weight, FEW_INT8) if has_wide else None
         self.size_bytes = self._codes.numel() + 2 * self._scale.numel()
         self.size_bytes += 0 if self._copy is None else self._copy.size_bytes
@@ -249,12 +249,17 @@ def matrix(weight: Weight, form: str, has_wide: bool = True) -> Matrix:
     return Int8(_dense(weight), has_wide)
 
 
+def largest(weight: Tensor) -> Tensor:
+    """Return how far the numbers of each row lie from zero; no copy of a large matrix is made."""
+    return torch.linalg.vector_norm(weight, float("inf"), 1).clamp_(min=1e-12)
+
+
 def to_int4(weight: Tensor, group: int = GROUP) -> Blocks:
     """Return the matrix in 4 bits: each group spans its own smallest and largest number."""
     groups = weight.view(weight.shape[0], -1, group)
     low, high = groups.amin(-1), groups.amax(-1)
     scale = ((high - low) / 15).clamp(min=1e-8)
-    codes = torch.round((groups - low[..., None]) / scale[..., None]).clamp(0, 15)
+    codes = (groups - low[..., None]).div_(scale[..., None]).round_().clamp_(0, 15)
     return Blocks(codes.to(torch.uint8).view_as(weight), scale, low + 8 * scale, 4)
 
 

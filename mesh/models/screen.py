@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mesh.models.packed import rounded
-from mesh.models.quantize import GROUP, Int4, Int8, to_int4
+from mesh.models.quantize import GROUP, Int4, Int8, largest, to_int4
 
 DEEP, DEEP_FOUR = 32, 64  # so many of the best hold the very best: see above
 FEW = 4  # rows up to which 4 bits are as fast: beyond, their kernel reads them again
@@ -46,9 +46,10 @@ class Bytes:
 
     def __init__(self, weight: Tensor) -> None:
         self._tokens = weight.shape[0]
-        weight = pad(weight, (0, 0, 0, -weight.shape[0] % LOT))
-        self._scale = weight.abs().amax(1).clamp(min=1e-12) / MOST
-        codes = torch.round(weight / self._scale[:, None]).to(torch.int8)
+        beyond = -self._tokens % LOT
+        scale = largest(weight) / MOST
+        codes = pad((weight / scale[:, None]).round_().to(torch.int8), (0, 0, 0, beyond))
+        self._scale = pad(scale, (0, beyond), value=1.0)
         self._zeros = torch.zeros(len(codes), dtype=torch.int32)
         self._codes = torch.ops.onednn.qlinear_prepack(codes, [LOTS, codes.shape[1]])
         self.size_bytes = codes.numel() + 8 * len(codes)
@@ -137,9 +138,10 @@ class Screen:
 
 def _four_bits(dense: Tensor) -> Int4:
     """Return the matrix in 4 bits, with rows of zeros up to a multiple of 16."""
-    padded = pad(dense, (0, 0, 0, -dense.shape[0] % 16))
+    if beyond := -dense.shape[0] % 16:
+        dense = pad(dense, (0, 0, 0, beyond))
     group = 2 * GROUP if dense.shape[1] % (2 * GROUP) == 0 else GROUP  # fewer scales to read
-    return Int4(to_int4(padded, group), has_wide=False)
+    return Int4(to_int4(dense, group), has_wide=False)
 
 
 @cache
