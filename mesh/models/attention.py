@@ -7,9 +7,9 @@ that were written take room.
 
 Keys and values are float32. For one new row a head, float32 products are twice as fast here
 as the fused bf16 kernel, and measured bit by bit they do not depend on how far the mask
-pads a row, or how many rows go together; bf16 ones do. (With four queries or more a head of
-keys, MKL cuts long rows into blocks, and their sums do depend on the padding, in the last bit.)
-They are read from memory, not from caches, so what padding adds costs as what was said.
+pads a row, or how many rows go together; bf16 ones do. The one exception is padded over
+(`padded_to`). They are read from memory, not from caches, so padding costs as much as what
+was said.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from mesh.models.architecture import Architecture, frequencies
 
 ROUND = 16  # lengths are padded to this, a vector of float32: no loop over one ends in a tail
+# MKL adds up to so many products in one go. With that many queries a head of keys it cuts longer
+# sums in two, in the middle; from twice as many on it goes by whole lengths again.
+SUMMED, QUERIES_CUT = 192, 4
 VIEWS_MAX = 256  # of runs of slots, before they are made anew
 PLANS_MAX = 8  # kept to be gone on from: steps of other slots may take turns
 
@@ -116,7 +119,10 @@ class KeyValues:
         assert cap % ROUND == 0, f"positions per slot must be a multiple of {ROUND}, not {cap}"
         self.slots, self.cap = slots, cap
         self.heads, self.head_width = architecture.kv_heads, architecture.head_width
-        shape = (2, slots, self.heads, cap, self.head_width)
+        self.queries = architecture.heads // self.heads
+        # Of a slab; more than may be written where more is read.
+        self._length = max(cap, padded_to(cap, self.queries))
+        shape = (2, slots, self.heads, self._length, self.head_width)
         self.layer_bytes = 4 * prod(shape)
         self.position_bytes = 8 * layers * self.heads * self.head_width
         # An anonymous mapping reads as zeros and takes no memory before it is written. Private:
@@ -130,19 +136,19 @@ class KeyValues:
         self._views: dict[tuple[int, int, int], tuple[list[Tensor], list[Tensor]]] = {}
         values = slots * self.heads  # the first head of values, behind all of keys
         heads = (*range(self.heads), *range(values, values + self.heads))
-        self._offsets = [head * cap for head in heads]
-        self._edge = torch.zeros(2 * cap)  # each row's mask is a stretch of it
-        self._edge[cap:] = float("-inf")
+        self._offsets = [head * self._length for head in heads]
+        self._edge = torch.zeros(2 * self._length)  # each row's mask is a stretch of it
+        self._edge[self._length :] = float("-inf")
 
     def targets(self, slots: Sequence[int], positions: Sequence[int]) -> list[int]:
         """Return `M·2K` places of the rows' keys, then values, in a flat layer."""
-        width = self.heads * self.cap
+        width = self.heads * self._length
         bases = [slot * width + at for slot, at in zip(slots, positions, strict=True)]
         return [base + offset for base in bases for offset in self._offsets]
 
     def mask(self, places: Tensor, padded: int) -> Tensor:
         """Return `[M·K, 1, padded]`: rows at these positions see up to themselves."""
-        starts = torch.rsub(places, self.cap - 1).repeat_interleave(self.heads)
+        starts = torch.rsub(places, self._length - 1).repeat_interleave(self.heads)
         return self._edge.unfold(0, padded, 1).index_select(0, starts)[:, None]
 
     def write_chunk(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> None:
@@ -169,7 +175,7 @@ class KeyValues:
 
     def _view(self, layer: Tensor, slot: int, count: int, padded: int) -> tuple[Tensor, Tensor]:
         first, last = slot * self.heads, (slot + count) * self.heads
-        flat = layer.view(2, -1, self.cap, self.head_width)
+        flat = layer.view(2, -1, self._length, self.head_width)
         return (
             flat[0, first:last, :padded].transpose(1, 2),
             flat[1, first:last, :padded],
@@ -177,7 +183,7 @@ class KeyValues:
 
     def give_back(self, slot: int) -> None:
         """Return the slot's memory to the system; it reads as zeros afterwards."""
-        size = 4 * self.heads * self.cap * self.head_width
+        size = 4 * self.heads * self._length * self.head_width
         if size % mmap.PAGESIZE:
             return  # tiny models: slots share pages, and the pages are few
         for memory in self._memory:
@@ -222,7 +228,7 @@ class Plans:
         key = tuple(slots)
         last = self._last.get(key)
         follows = last is not None and positions == [at + 1 for at in last.positions]
-        if last is not None and follows and advance(last, slots):
+        if last is not None and follows and advance(last, slots, self._cache.queries):
             return last
         if last is None and len(self._last) >= PLANS_MAX:
             self._last.clear()
@@ -239,7 +245,7 @@ def rows(
 
     Several rows of one slot are several positions of one sequence: each sees those before it.
     """
-    bounds = runs(slots, positions)
+    bounds = runs(slots, positions, cache.queries)
     targets = cache.targets(slots, positions)
     own = [place for each in bounds for place in _own(positions, cache.heads, *each)]
     # One tensor made of a list takes less than a few operations on small ones.
@@ -256,7 +262,7 @@ def rows(
     )
 
 
-def advance(step: Rows, slots: Sequence[int]) -> bool:
+def advance(step: Rows, slots: Sequence[int], queries: int) -> bool:
     """Move each row one position on, in place, to what `rows` would return for that.
 
     Returns:
@@ -265,7 +271,7 @@ def advance(step: Rows, slots: Sequence[int]) -> bool:
     """
     positions = [at + 1 for at in step.positions]
     is_longer = not all(at % ROUND for at in positions)
-    if is_longer and runs(slots, positions) != [run.bounds for run in step.runs]:
+    if is_longer and runs(slots, positions, queries) != [run.bounds for run in step.runs]:
         return False
     step.positions = positions
     step.counters += 1
@@ -276,7 +282,19 @@ def advance(step: Rows, slots: Sequence[int]) -> bool:
     return True
 
 
-def runs(slots: Sequence[int], positions: Sequence[int]) -> list[tuple[int, int, int, int]]:
+def padded_to(length: int, queries: int) -> int:
+    """Return how many positions are read for so many; beyond, the mask hides them.
+
+    At any such length, a row's sums are the same bit by bit, for so many queries a head of keys.
+    """
+    padded = -(-length // ROUND) * ROUND
+    is_cut = queries >= QUERIES_CUT and SUMMED < padded < 2 * SUMMED
+    return 2 * SUMMED if is_cut else padded
+
+
+def runs(
+    slots: Sequence[int], positions: Sequence[int], queries: int = 1
+) -> list[tuple[int, int, int, int]]:
     """Return `(first, last, slot, padded)` of the rows that attend together.
 
     Rows join while their slots are neighbours and the padding stays below what a product
@@ -284,7 +302,7 @@ def runs(slots: Sequence[int], positions: Sequence[int]) -> list[tuple[int, int,
     """
     found: list[tuple[int, int, int, int]] = []
     for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
-        padded = -(-(position + 1) // ROUND) * ROUND
+        padded = padded_to(position + 1, queries)
         if found:
             first, last, start, longest = found[-1]
             count = last - first

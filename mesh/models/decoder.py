@@ -241,7 +241,7 @@ class Stage:
     def rows(self, slots: list[int], positions: list[int]) -> Rows:
         """Return the plan of a step: rows ascend by slot, each at its own position.
 
-        It is for `decode` in this thread, and the next plan of the same slots overwrites it.
+        It is for `decode` in this thread, before the next plan is asked for.
         """
         return self._own.plans.rows(slots, positions)
 

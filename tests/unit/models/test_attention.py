@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 import torch
 
 from mesh.models.architecture import Architecture, frequencies
-from mesh.models.attention import ROUND, KeyValues, Plans, Rotary, chunk_mask, rows, runs
+from mesh.models.attention import ROUND, KeyValues, Plans, Rotary, chunk_mask, padded_to, rows, runs
 
 SHAPE = Architecture(
     kind="llama",
@@ -98,9 +99,9 @@ def test_a_plan_shows_each_row_its_own_past_and_where_it_is_kept():
     assert torch.equal(joined[:, 2:], torch.ones_like(joined[:, 2:]))
 
 
-@pytest.mark.parametrize("queries", [1, 2, 3])
+@pytest.mark.parametrize("queries", [1, 3, 4, 7])
 def test_padding_and_company_change_no_bit_of_what_a_row_sees(queries):
-    """At any length, for as many queries a head of keys as are multiplied without blocks."""
+    """At any length, for any number of queries a head of keys."""
     random = torch.Generator().manual_seed(queries)
     past = torch.randn(2, 6, 640, 64, generator=random)
     q = torch.randn(6, queries, 64, generator=random)
@@ -112,12 +113,34 @@ def test_padding_and_company_change_no_bit_of_what_a_row_sees(queries):
         scores = torch.baddbmm(mask, q[heads], keys, alpha=0.125)
         return torch.bmm(torch.softmax(scores, -1), values)
 
-    for length in (1, 7, 16, 31, 33, 64, 100, 129, 255, 257, 500):
-        least = -(-length // ROUND) * ROUND
-        expected = seen(slice(3, 4), least, length)
-        for padded in (least, least + ROUND, least + 3 * ROUND, 640):
+    for length in (1, 7, 16, 33, 100, 129, 192, 193, 255, 350, 384, 385, 500):
+        expected = seen(slice(3, 4), padded_to(length, queries), length)
+        for longer in (length + 1, length + ROUND, length + 3 * ROUND, 640):
+            padded = padded_to(longer, queries)
             assert torch.equal(seen(slice(3, 4), padded, length), expected)
             assert torch.equal(seen(slice(0, 6), padded, length)[3:4], expected)
+
+
+@pytest.mark.parametrize("queries", [1, 3, 4, 9])
+def test_no_length_is_padded_to_less_or_to_sums_that_are_cut(queries):
+    for length in range(1, 600):
+        padded = padded_to(length, queries)
+        assert padded >= length
+        assert padded % ROUND == 0
+        assert padded <= padded_to(length + 1, queries)
+        assert queries < 4 or not 192 < padded < 384
+        assert padded - length < (ROUND if queries < 4 else 192)
+
+
+def test_short_slabs_are_as_long_as_what_is_read():
+    cache = KeyValues(replace(SHAPE, heads=8, kv_heads=2), layers=1, slots=2, cap=208)
+    plan = rows(cache, None, [1], [200])
+    assert plan.runs[0].padded == 384
+    keys, values = cache.views(plan.runs[0])
+    assert keys[0].shape == (2, 16, 384)
+    cache.layers[0].view(-1, 16)[plan.targets] = 1.0
+    assert float(values[0][:, 200].min()) == 1.0
+    assert float(cache.layers[0].sum()) == 2 * 2 * 16
 
 
 def test_queries_and_keys_meet_by_distance_alone():
