@@ -11,7 +11,8 @@ of crowd, between windows of the usual mode one window of another.
     usual | other | usual     the other must beat both by a margin
 
 Trials cost what the other mode is slower. So one that falls far behind ends early, one that is
-not ahead needs no third window, and whatever interrupts one puts it off.
+not ahead needs no third window, whatever interrupts one puts it off, and between two of them
+lie several windows of the usual mode, which is work and not time that passes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ WINDOW_S, WINDOW_STEPS = 0.4, 12  # a window lasts until both have passed
 SETTLE_STEPS = 4  # after a change: steps of before are still under way
 BETTER = 1.04  # repeated windows of one mode differ by 2 % on a quiet machine
 HOPELESS = 0.85  # of the usual rate, in the first half of a window
-AGAIN_S_MIN, AGAIN_S_MAX = 2.0, 60.0  # before trials; doubled whenever one changes nothing
+PAUSE_MIN, PAUSE_MAX = 6, 150  # windows before a trial; doubled whenever one changes nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ class _Crowd:
     rates: list[float] = field(default_factory=list)
     trial: Mode | None = None
     turn: int = 0
-    again_s: float = 0.0
-    wait_s: float = AGAIN_S_MIN
+    pause: int = PAUSE_MIN
+    left: int = PAUSE_MIN  # of it
 
 
 class Lanes:
@@ -87,7 +88,7 @@ class Lanes:
         """
         size = _size_of(speakers)
         if size != self._size or not is_calm:
-            self._interrupt(now_s)
+            self._interrupt()
             self._begin(size, now_s)
             return
         self._steps += 1
@@ -99,7 +100,7 @@ class Lanes:
         crowd, steps = self._crowd(speakers), self._steps - SETTLE_STEPS
         is_over = steps >= WINDOW_STEPS and took_s >= WINDOW_S
         if is_over or self._is_hopeless(crowd, steps, took_s):
-            self._judge(crowd, speakers, self._tokens / took_s, now_s)
+            self._judge(crowd, speakers, self._tokens / took_s)
             self._begin(size, now_s)
 
     def usual(self) -> dict[int, dict[str, int]]:
@@ -109,23 +110,23 @@ class Lanes:
     def _begin(self, size: int, now_s: float) -> None:
         self._size, self._began_s, self._steps, self._tokens = size, now_s, 0, 0
 
-    def _interrupt(self, now_s: float) -> None:
+    def _interrupt(self) -> None:
         """Put a trial off that was begun."""
         crowd = self._crowds.get(self._size)
         if crowd is not None and crowd.rates:
             crowd.rates.clear()
-            crowd.again_s = now_s + crowd.wait_s
+            crowd.left = crowd.pause
 
     def _is_hopeless(self, crowd: _Crowd, steps: int, took_s: float) -> bool:
         if len(crowd.rates) != 1 or 2 * steps < WINDOW_STEPS or 2 * took_s < WINDOW_S:
             return False
         return self._tokens / took_s < HOPELESS * crowd.rates[0]
 
-    def _judge(self, crowd: _Crowd, speakers: int, rate: float, now_s: float) -> None:
+    def _judge(self, crowd: _Crowd, speakers: int, rate: float) -> None:
         """Take the rate of a window."""
-        crowd.again_s = crowd.again_s or now_s + crowd.wait_s
         if not crowd.rates:
-            crowd.trial = self._other(crowd, speakers) if now_s >= crowd.again_s else None
+            crowd.left -= 1
+            crowd.trial = None if crowd.left > 0 else self._other(crowd, speakers)
             if crowd.trial:
                 crowd.rates.append(rate)
             return
@@ -137,10 +138,10 @@ class Lanes:
         crowd.rates.clear()
         assert crowd.trial is not None
         if is_ahead:
-            crowd.usual, crowd.wait_s = crowd.trial, AGAIN_S_MIN
+            crowd.usual, crowd.pause = crowd.trial, PAUSE_MIN
         elif crowd.turn % len(self._modes(speakers)) == 0:  # all others were tried, in vain
-            crowd.wait_s = min(AGAIN_S_MAX, 2 * crowd.wait_s)
-        crowd.again_s = now_s + crowd.wait_s
+            crowd.pause = min(PAUSE_MAX, 2 * crowd.pause)
+        crowd.left = crowd.pause
 
     def _other(self, crowd: _Crowd, speakers: int) -> Mode | None:
         """Return what to try, each in its turn; None if there is nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.llm.lanes import AGAIN_S_MAX, Lanes, Mode
+from mesh.llm.lanes import PAUSE_MAX, Lanes, Mode
 
 
 def play(lanes, speakers, rate_of, seconds):
@@ -50,7 +50,7 @@ def test_equal_modes_change_nothing_and_are_tried_ever_less():
     assert lanes.usual()[8] == {"lanes": 2, "share": 1, "abreast": 1}
     tried = sum(mode != Mode(2) for mode in seen)
     assert 0 < tried < 0.05 * len(seen)
-    assert lanes._crowd(8).wait_s <= AGAIN_S_MAX
+    assert lanes._crowd(8).pause <= PAUSE_MAX
 
 
 def test_what_is_read_meanwhile_is_no_measure():
