@@ -87,8 +87,7 @@ class Generate(StreamRole):
         "chunk": 256,
         "has_wide": True,
         "reuse": "all",  # of what was computed for others: a prompt's beginning is read once.
-        # "exact": whole chunks only, and many answers as slowly as few, so that no bit of an
-        # answer depends on others; or "none".
+        # "exact": so that no bit of an answer depends on others (many are slower); or "none".
         "warm_max": 8,  # finished answers whose keys and values are kept for that
         "drafts_max": 7,  # tokens guessed per step from what was said before; 0 for none
         "hidden": "float32",  # how split layers send rows on; "bfloat16" halves them, and rounds
