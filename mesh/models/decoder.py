@@ -34,7 +34,7 @@ from mesh.models.attention import (
     chunk_mask,
 )
 from mesh.models.checkpoint import Checkpoint, dense
-from mesh.models.layers import Buffers, Plan, Scale, Through, Weights, compiled
+from mesh.models.layers import Buffers, Plan, Scale, Step, Through, Weights, compiled
 from mesh.models.quantize import Matrix, join, matrix
 
 PAD = 16  # columns beside the residual: keeps its rows on cache lines
@@ -257,11 +257,9 @@ class Stage:
         """
         space = self._space(step.count)
         through = self._through(step.sequences)
-        if not step.is_held:
-            through.hold(step.number, space, self._plan(step))
-            step.is_held = True
         space.x.copy_(x)
-        through(step.number)
+        through(step.number, None if step.is_held else Step(space, self._plan(step)))
+        step.is_held = True
         return space.x
 
     def _space(self, count: int) -> Buffers:

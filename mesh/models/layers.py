@@ -181,13 +181,15 @@ class Through(torch.nn.Module):
         self.layers, self.flat, self.steps = layers, flat, {}
         self.eps, self.scale, self.is_gated = eps, scale, is_gated
 
-    @torch.jit.export
-    def hold(self, number: int, space: Buffers, plan: Plan) -> None:
-        """Keep a step under that number, instead of what was kept there."""
-        self.steps[number] = Step(space, plan)
+    def forward(self, number: int, step: Step | None) -> None:
+        """Pass a step's `space.x` through the layers; it is changed in place.
 
-    def forward(self, number: int) -> None:
-        """Pass `space.x` of that step through the layers; it is changed in place."""
+        Args:
+            number: of the step.
+            step: what has that number from now on; None for what had it before.
+        """
+        if step is not None:
+            self.steps[number] = step
         space, plan = self.steps[number]
         space, plan = Buffers(*space), Plan(*plan)
         eps, scale, is_gated = self.eps, self.scale, self.is_gated
