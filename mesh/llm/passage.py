@@ -10,7 +10,8 @@ from __future__ import annotations
 import queue
 import socket
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mesh.errors import MeshError
@@ -80,6 +81,33 @@ class Passage:
         if self._is_closed:  # meanwhile: whoever closed may not have seen these
             self.close()
         return not self._is_closed
+
+
+class Departures:
+    """Frames that leave as soon as whoever chose them lets go of its lock, in their order.
+
+    The system may run whom a frame wakes in place of who sent it: nobody else should wait then.
+
+    Args:
+        sends: by lane, sends a frame.
+    """
+
+    def __init__(self, sends: Sequence[Callable[[bytes, Any], None]] = ()) -> None:
+        self._sends = sends
+        self._waiting = [deque[tuple[bytes, Any]]() for _ in sends]
+        self._locks = [threading.Lock() for _ in sends]
+
+    def put(self, lane: int, header: bytes, hidden: Any) -> None:
+        """Let a frame leave at the next `flush`."""
+        self._waiting[lane].append((header, hidden))
+
+    def flush(self) -> None:
+        """Send what waits; called in any thread."""
+        for lane, waiting in enumerate(self._waiting):
+            while waiting:
+                with self._locks[lane]:
+                    if waiting:
+                        self._sends[lane](*waiting.popleft())
 
 
 class Ring:

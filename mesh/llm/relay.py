@@ -38,6 +38,7 @@ from mesh.llm.cores import CORES, Seat
 from mesh.llm.engine import Engine
 from mesh.llm.frames import Entry, Frame, Kind
 from mesh.llm.lanes import Lanes, Mode
+from mesh.llm.passage import Departures
 from mesh.llm.prefix import Copy
 from mesh.llm.runner import Choices, Wish, pick
 from mesh.llm.scheduler import Scheduler
@@ -78,6 +79,7 @@ class Relay(Engine):
         """
         self._ends, self._limits, self._broken = ends, limits, broken
         self._way: Way | None = None
+        self._departures = Departures()
         self._monitor = threading.Condition(threading.Lock())
         self._traffic, self._mode, self._computing = Traffic(), Mode(1), 0
         self._seat = Seat()
@@ -111,6 +113,8 @@ class Relay(Engine):
             self._hand_over()
             if self._scheduler.is_reading() or self._has_room():
                 self._inbox.put(_nothing)  # prompts, other lanes, deadlines: the engine's thread
+            departures = self._departures
+        departures.flush()
 
     def waits_s(self) -> float:
         """Return how long the oldest step has been under way, 0 if there is none."""
@@ -149,8 +153,19 @@ class Relay(Engine):
         with self._monitor:
             super()._work()
 
-    def _wait(self, timeout_s: float | None) -> Any:
+    def _release(self) -> None:
+        """Let go of the lock, and of the frames that were chosen."""
+        departures = self._departures
         self._monitor.release()
+        departures.flush()
+
+    def _take(self, *, wait: bool) -> None:
+        self._release()
+        self._monitor.acquire()
+        super()._take(wait=wait)
+
+    def _wait(self, timeout_s: float | None) -> Any:
+        self._release()
         try:
             return self._inbox.get(timeout=timeout_s)
         finally:
@@ -162,7 +177,7 @@ class Relay(Engine):
         abreast = self._mode.abreast
         self._monitor.wait_for(lambda: self._computing < self._mode.abreast)
         self._computing += 1
-        self._monitor.release()
+        self._release()
         try:
             self._seat.take(max(1, self._threads // share), lane, abreast)
             yield
@@ -176,6 +191,7 @@ class Relay(Engine):
     def _resume(self, way: Way) -> None:
         self._suspend()
         self._way, self._traffic = way, Traffic(max(1, len(way.sends)))
+        self._departures = Departures(way.sends)
         parts = way.stages + 1
         most = (
             min(parts, len(CORES) or parts) if way.sharing == parts else parts
@@ -316,7 +332,7 @@ class Relay(Engine):
         after = self._traffic.after(flight.lane, flight.slots)
         number = self._traffic.send(replace(flight, sent_s=time.monotonic()))
         numbered = replace(frame, step=number, lane=flight.lane, after=after)
-        way.sends[flight.lane](frames.write(numbered), hidden)
+        self._departures.put(flight.lane, frames.write(numbered), hidden)
 
     def _arrive(self, header: object, hidden: Any, arrived_s: float) -> int:
         """Take what came back; return its lane."""

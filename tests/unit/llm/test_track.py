@@ -12,7 +12,7 @@ import pytest
 
 from mesh.errors import ConnectionLost, MeshError, RemoteProtocolError
 from mesh.llm.frames import Limits, header_bytes_max
-from mesh.llm.passage import Passage, Ring
+from mesh.llm.passage import Departures, Passage, Ring
 from mesh.llm.track import Track
 
 LIMITS = Limits(slots=4, cap=128, width=64, tokens_max=4096)
@@ -140,3 +140,23 @@ def test_a_ring_hands_over_what_comes_and_says_once_why_it_ended():
     except MeshError as error:  # pragma: no cover - it is told, not raised
         raise AssertionError from error
     ring.close()
+
+
+def test_departures_keep_their_order_whoever_sends_them():
+    """Threads put under a lock and flush at once: on each lane frames leave as they were put."""
+    left, lock, numbers = [[], []], threading.Lock(), iter(range(1000))
+    departures = Departures([lambda header, _, to=to: to.append(header) for to in left])
+
+    def work():
+        for at in range(100):
+            with lock:
+                departures.put(at % 2, next(numbers), None)
+            departures.flush()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(left[0] + left[1]) == list(range(400))
+    assert [sorted(each) for each in left] == left
