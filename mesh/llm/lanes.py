@@ -166,7 +166,7 @@ class Lanes:
         size = _size_of(speakers)
         crowd = self._crowds.get(size)
         if crowd is None:
-            lanes = 1 if self.sharing > 1 else ceil(speakers / LANE_ROWS)
+            lanes = ceil(speakers / LANE_ROWS)
             crowd = self._crowds[size] = _Crowd(self._plain(max(1, min(lanes, self._most))))
         return crowd
 
