@@ -35,8 +35,18 @@ class Seat(threading.local):
         if core != self.core:
             self.core = core
             # Before threads are made: those keep to the cores of who made them.
-            with contextlib.suppress(OSError):  # cores may be taken away from a running process
-                os.sched_setaffinity(0, CORES if core < 0 else [core])
+            _keep_to(CORES if core < 0 else [core])
         if threads != self.threads:
             self.threads = threads
             use_threads(threads)
+
+
+def leave() -> None:
+    """Let the calling thread run anywhere: it may have been made by one that has its place."""
+    if CORES:
+        _keep_to(CORES)
+
+
+def _keep_to(cores: list[int]) -> None:
+    with contextlib.suppress(OSError):  # cores may be taken away from a running process
+        os.sched_setaffinity(0, cores)

@@ -7,6 +7,7 @@ thread that computes; at the head, which waits for people too, a thread reads fo
 
 from __future__ import annotations
 
+import logging
 import queue
 import socket
 import threading
@@ -17,6 +18,8 @@ from typing import Any
 from mesh.errors import MeshError
 from mesh.llm.frames import Limits
 from mesh.llm.track import Track
+
+log = logging.getLogger(__name__)
 
 
 class Passage:
@@ -153,6 +156,9 @@ class Ring:
                 self._take(*found)
         except MeshError as error:
             why = str(error)
+        except Exception as error:  # the thread's root: the chain is told
+            log.exception("chain.frame_failed")
+            why = f"a frame that came home could not be taken: {error!r}"
         self._ended(why)
         self._out.release()
         self._home.release()

@@ -131,6 +131,10 @@ class Relay(Engine):
 
     def statistics(self) -> dict[str, object]:
         """Return the engine's figures and those of the way round."""
+        with self._monitor:
+            return self._figures()
+
+    def _figures(self) -> dict[str, object]:
         trip, way = self._rows_trip, self._way
         hops = way.stages + 1 if way and way.stages else 0
         return {
@@ -175,7 +179,9 @@ class Relay(Engine):
     def _compute(self, share: int, lane: int) -> Iterator[None]:
         """Let go of the lock meanwhile; no more compute at once than the mode says."""
         abreast = self._mode.abreast
-        self._monitor.wait_for(lambda: self._computing < self._mode.abreast)
+        while self._computing >= self._mode.abreast:
+            self._departures.flush()  # to wait lets go of the lock, too
+            self._monitor.wait()
         self._computing += 1
         self._release()
         try:
@@ -192,10 +198,9 @@ class Relay(Engine):
         self._suspend()
         self._way, self._traffic = way, Traffic(max(1, len(way.sends)))
         self._departures = Departures(way.sends)
-        parts = way.stages + 1
-        most = (
-            min(parts, len(CORES) or parts) if way.sharing == parts else parts
-        )  # lanes would queue for cores
+        most = parts = way.stages + 1
+        if way.sharing == parts:  # more lanes would queue for cores
+            most = min(parts, len(CORES) or parts)
         self._lanes = Lanes(most, way.sharing, self._threads)
         self._recoveries += 1
 

@@ -112,6 +112,7 @@ def open_head(
         queue_max=settings.queue_max,
         rows_max=REPLAY,
         reuse=reuse_of(settings),
+        drafts_max=settings.drafts_max,
     )
 
     def read(a: int, b: int, known: Mapping[int, Layer]) -> Stage:

@@ -151,7 +151,8 @@ class StageThreads:
             came_s = time.monotonic()
             frame = frames.read(*found, self.limits)
             if frame.epoch != self._epoch or frame.step <= received:
-                self.pace.dropped += 1
+                with self._changed:
+                    self.pace.dropped += 1
                 continue
             self._check(frame, lane)
             received = frame.step

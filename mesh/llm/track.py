@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mesh.errors import ConnectionLost, RemoteProtocolError
+from mesh.llm.cores import leave
 from mesh.llm.frames import DTYPES, Limits, header_bytes_max
 
 _PREFIX = Struct("<II")
@@ -129,6 +130,7 @@ class Track:
         self._changed.notify_all()
 
     def _write(self) -> None:
+        leave()
         while True:
             with self._changed:
                 while not self._queue and not self._is_closed:

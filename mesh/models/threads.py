@@ -14,9 +14,14 @@ SPINS = 10_000  # some tenths of a millisecond: longer than what lies between tw
 def use_threads(count: int) -> None:
     """Compute with this many threads from here on; libraries not yet imported are left alone."""
     assert count > 0
-    if torch := sys.modules.get("torch"):
+    # Imported here, not looked up: another thread may be in the middle of importing them.
+    if "torch" in sys.modules:
+        import torch
+
         torch.set_num_threads(count)
-    if faiss := sys.modules.get("faiss"):
+    if "faiss" in sys.modules:
+        import faiss
+
         faiss.omp_set_num_threads(count)
 
 

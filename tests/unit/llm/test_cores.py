@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from mesh.llm.cores import CORES, Seat
+from mesh.llm.cores import CORES, Seat, leave
 
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="one core, or a system that does not say")
 
@@ -41,3 +41,15 @@ def test_each_thread_has_a_seat_of_its_own():
     seat = Seat()
     assert in_thread(lambda: places(seat, (1, 1, 2))) == [([CORES[1]], 1)]
     assert in_thread(lambda: places(seat, (1, 0, 1))) == [(CORES, 1)]
+
+
+def test_a_thread_made_in_a_lanes_place_may_leave_it():
+    def left():
+        leave()
+        return sorted(os.sched_getaffinity(0))
+
+    def work():
+        Seat().take(1, 1, 2)
+        return in_thread(left)
+
+    assert in_thread(work) == CORES

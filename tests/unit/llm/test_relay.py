@@ -103,7 +103,7 @@ class Ring:
         epoch = next(self.epochs)
         self.homes = [Hose(None) for _ in pairs]  # a lane each
         for home in self.homes:
-            threading.Thread(target=self.read_home, args=(home,)).start()
+            threading.Thread(target=self.read_home, args=(home,), daemon=True).start()
         self.threads, nexts = [], self.homes
         for first, last in reversed(pairs[1:]):
             passages = [Hose(self.sender(after)) for after in nexts]

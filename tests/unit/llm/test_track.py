@@ -142,6 +142,27 @@ def test_a_ring_hands_over_what_comes_and_says_once_why_it_ended():
     ring.close()
 
 
+def test_a_ring_tells_of_a_frame_that_cannot_be_taken():
+    """Whatever is raised there: a lane that nobody reads would keep its answers for ever."""
+    (out, first), (last, home) = socket.socketpair(), socket.socketpair()
+    passage = Passage(LIMITS, lambda: last)
+    passage.take(first)
+    why, done = [], threading.Event()
+
+    def ended(text):
+        why.append(text)
+        done.set()
+
+    ring = Ring(out, home, LIMITS, lambda header, _: {}[header], ended)
+    ring.put(b"x", hidden(2))
+    passage.deliver(*passage.receive())
+    assert done.wait(5)
+    assert why == ["a frame that came home could not be taken: KeyError(b'x')"]
+    passage.close()
+    passage.release()
+    ring.close()
+
+
 def test_departures_keep_their_order_whoever_sends_them():
     """Threads put under a lock and flush at once: on each lane frames leave as they were put."""
     left, lock, numbers = [[], []], threading.Lock(), iter(range(1000))
