@@ -44,6 +44,7 @@ ROLE = """
 source = "{source}"
 [roles.generate]
 kind = "generate"
+drafts_max = 0  # how many are right differs from prompt to prompt
 model = "smollm2"
 nodes = ["n0"]
 lane = "{lane}"
