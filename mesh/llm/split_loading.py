@@ -92,13 +92,7 @@ def open_head(
     counts = _counts(layers, shape.layers)
     tokenizer = open_tokenizer(path, checkpoint.metadata, shape.end_tokens)
     context = min(settings.context_max, shape.context)
-    limits = Limits(
-        slots=settings.sequences_max,
-        cap=blocks(context) * BLOCK,
-        width=shape.width,
-        tokens_max=max(settings.chunk, settings.sequences_max * REPLAY),
-        hidden=hidden,
-    )
+    limits = _limits(settings, shape, context, hidden)
     order = Order(
         0, 1, limits, settings.weights, settings.has_wide, "", False, is_steady=is_steady(settings)
     )
@@ -106,14 +100,7 @@ def open_head(
     del checkpoint
     first = read_stage(path, order, {})
     costs = measure(first, ends)
-    scheduler = Scheduler(
-        ledger_of(settings, context, _budget(settings, shape, context)),
-        chunk=settings.chunk,
-        queue_max=settings.queue_max,
-        rows_max=REPLAY,
-        reuse=reuse_of(settings),
-        drafts_max=settings.drafts_max,
-    )
+    scheduler = _scheduler(settings, shape, context)
 
     def read(a: int, b: int, known: Mapping[int, Layer]) -> Stage:
         return read_stage(path, replace(order, first=a, last=b), {0: first.layers[0], **known})
@@ -145,6 +132,27 @@ async def _start(engine: HeadEngine) -> None:
     opened.cancel()
     if engine.task.done():
         engine.task.result()
+
+
+def _limits(settings: EngineSettings, shape: Architecture, context: int, hidden: str) -> Limits:
+    return Limits(
+        slots=settings.sequences_max,
+        cap=blocks(context) * BLOCK,
+        width=shape.width,
+        tokens_max=max(settings.chunk, settings.sequences_max * REPLAY),
+        hidden=hidden,
+    )
+
+
+def _scheduler(settings: EngineSettings, shape: Architecture, context: int) -> Scheduler:
+    return Scheduler(
+        ledger_of(settings, context, _budget(settings, shape, context)),
+        chunk=settings.chunk,
+        queue_max=settings.queue_max,
+        rows_max=REPLAY,
+        reuse=reuse_of(settings),
+        drafts_max=settings.drafts_max,
+    )
 
 
 def _check(settings: EngineSettings, hidden: str) -> None:

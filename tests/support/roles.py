@@ -79,3 +79,16 @@ class Flood(StreamRole):
                 await asyncio.sleep(0)
         finally:
             Flood.running -= 1
+
+
+class Letters(StreamRole):
+    """Gives a text letter by letter, and goes on where another stopped."""
+
+    takes: ClassVar = {"text": str, "resume": list | None}
+    resumable = True
+
+    async def stream(self, item, request):
+        for letter in item["text"][len(item["resume"] or ()) :]:
+            await asyncio.sleep(0.1)
+            yield Piece({"text": letter})
+        yield Whole({"text": item["text"]})

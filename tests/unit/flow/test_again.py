@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from random import Random
-from typing import ClassVar
 
 import pytest
 
 from mesh.errors import ConnectionLost, Overloaded, PeerError, Unreachable
 from mesh.policy.attempts import ATTEMPTS_MAX, BACKOFF_S
 from mesh.policy.breaker import FAILURES_MAX
-from mesh.roles.base import Piece, Role, StreamRole, Whole
+from mesh.roles.base import Role
 from tests.support.flow import Fault, World, request
+from tests.support.roles import Letters
 from tests.support.virtual_loop import run_virtual
 
 WAIT_S = 2.0 * BACKOFF_S  # the longest before a third attempt
@@ -30,19 +30,6 @@ class Once(Upper):
     """May not run an item twice."""
 
     idempotent = False
-
-
-class Letters(StreamRole):
-    """Gives a text letter by letter, and goes on where another stopped."""
-
-    takes: ClassVar = {"text": str, "resume": list | None}
-    resumable = True
-
-    async def stream(self, item, request):
-        for letter in item["text"][len(item["resume"] or ()) :]:
-            await asyncio.sleep(0.1)
-            yield Piece({"text": letter})
-        yield Whole({"text": item["text"]})
 
 
 class Fresh(Letters):

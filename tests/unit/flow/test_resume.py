@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import ClassVar
 
 import pytest
 
 from mesh.errors import ConnectionLost, Unreachable
 from mesh.flow import router
 from mesh.gossip.member import Status
-from mesh.roles.base import Piece, StreamRole, Whole
 from tests.support.flow import Fault, World, request
+from tests.support.roles import Letters
 from tests.support.virtual_loop import run_virtual
-
-
-class Letters(StreamRole):
-    """Gives a text letter by letter, and goes on where another stopped."""
-
-    takes: ClassVar = {"text": str, "resume": list | None}
-    resumable = True
-
-    async def stream(self, item, request):
-        for letter in item["text"][len(item["resume"] or ()) :]:
-            await asyncio.sleep(0.1)
-            yield Piece({"text": letter})
-        yield Whole({"text": item["text"]})
 
 
 class Effects(Letters):
